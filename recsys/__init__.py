@@ -1,0 +1,1 @@
+"""The recommender a shop runs itself; start at :mod:`recsys.recommend`."""

@@ -1,0 +1,1 @@
+"""Projecting pictures, words and behaviour into one unit-norm item space."""

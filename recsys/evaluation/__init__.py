@@ -1,0 +1,1 @@
+"""Metrics per user, comparisons with intervals, and the pages that show them."""

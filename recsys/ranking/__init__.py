@@ -1,0 +1,1 @@
+"""Features, the LightGBM ranker, and the rules after it."""
