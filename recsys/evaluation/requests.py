@@ -1,0 +1,167 @@
+"""Events → the requests that a shop would have made, and what its shoppers then took."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+
+from recsys.errors import SchemaError
+from recsys.request import Interaction, Request
+from recsys.schema import EVENT_TYPES, EVENTS
+
+# They take no place in a history: an impression was our choice, a search names no item.
+NOT_IN_HISTORY = ("impression", "search")
+
+
+@dataclass(frozen=True)
+class EvaluationSet:
+    """Questions with known answers, all from the days ``start`` (inclusive) to ``end`` (exclusive).
+
+    ``relevant[u]`` are the distinct items that the shopper of ``requests[u]`` took in those days, first taken first; at
+    least one.
+    """
+
+    requests: list[Request]
+    relevant: list[list[str]]
+    start: datetime
+    end: datetime
+
+    def __len__(self) -> int:
+        return len(self.requests)
+
+    @property
+    def history_lengths(self) -> NDArray[np.int64]:
+        """Events in the history of each request, int64 [q]."""
+        return np.array([len(request.history) for request in self.requests], np.int64)
+
+    def relevance(self, item_ids: Sequence[str]) -> tuple[NDArray[np.int64], NDArray[np.int32]]:
+        """``relevant`` as the metrics take it: offsets int64 [q + 1] and rows int32 [m] into ``item_ids``.
+
+        An item that is not among ``item_ids`` gets a row of its own from ``len(item_ids)`` on: nobody can recommend
+        it, and it counts as missed.
+        """
+        row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+        rows = [row_of.setdefault(item_id, len(row_of)) for items in self.relevant for item_id in items]
+        offsets = np.cumsum([0, *(len(items) for items in self.relevant)], dtype=np.int64)
+        return offsets, np.array(rows, np.int32)
+
+
+def build_requests(
+    events: pl.DataFrame | pl.LazyFrame,
+    start: datetime,
+    end: datetime,
+    *,
+    target_types: Sequence[str] = ("purchase",),
+    history_limit: int = 100,
+    max_users: int | None = None,
+    seed: int = 0,
+    limit: int = 12,
+) -> EvaluationSet:
+    """One request for every shopper who took something in [start, end), made when they first came in those days.
+
+    A shopper is a user, or a session where the user is unknown. The request stands at the time of the shopper's first
+    event of any type in the window; its history is everything earlier, impressions and searches aside, of which the
+    newest ``history_limit`` events stay, oldest first. Equal times keep the order of ``events``.
+
+    Args:
+        events: the columns of :data:`recsys.schema.EVENTS`.
+        start: first moment of the window, UTC.
+        end: first moment after it, UTC.
+        target_types: which events make an item relevant.
+        history_limit: events kept of each history.
+        max_users: draw this many shoppers, each as likely as the others; all of them where None.
+        seed: of that draw.
+        limit: length of the slates to ask for.
+
+    Raises:
+        SchemaError: a column is missing, the window is empty, a time has no zone, a target type is unknown.
+
+    Requests come in the order of their time, then of the shopper's id, whatever the order of ``events``.
+    """
+    _check(events, start, end, target_types)
+    known = (
+        events.lazy()
+        .filter(pl.col("timestamp") < end)
+        .with_columns(
+            shopper=pl.coalesce(pl.lit("user ") + pl.col("user_id"), pl.lit("session ") + pl.col("session_id"))
+        )
+        .filter(pl.col("shopper").is_not_null())
+        .select("shopper", "user_id", "session_id", "event_type", "item_id", "timestamp")
+    )
+    window = known.filter(pl.col("timestamp") >= start).collect()
+    targets = (
+        window.filter(pl.col("event_type").is_in(list(target_types)) & pl.col("item_id").is_not_null())
+        .sort("shopper", "timestamp", maintain_order=True)
+        .group_by("shopper", maintain_order=True)
+        .agg(relevant=pl.col("item_id").unique(maintain_order=True))
+    )
+    if max_users is not None and max_users < len(targets):
+        drawn = np.random.default_rng(seed).choice(len(targets), max_users, replace=False)
+        targets = targets[np.sort(drawn)]
+    arrivals = window.sort("timestamp", maintain_order=True).group_by("shopper").first().drop("item_id", "event_type")
+    asked = targets.join(arrivals, on="shopper").sort("timestamp", "shopper")
+    histories = _collect_histories(known, asked["shopper"], start, history_limit)
+    requests = [
+        Request(
+            requested_at=requested_at,
+            user_id=user_id,
+            session_id=session_id,
+            history=histories.get(shopper, ()),
+            limit=limit,
+        )
+        for shopper, requested_at, user_id, session_id in asked.select(
+            "shopper", "timestamp", "user_id", "session_id"
+        ).iter_rows()
+    ]
+    return EvaluationSet(requests, asked["relevant"].to_list(), start, end)
+
+
+def _collect_histories(
+    known: pl.LazyFrame, shoppers: pl.Series, start: datetime, history_limit: int
+) -> dict[str, tuple[Interaction, ...]]:
+    """The newest events before ``start`` of each shopper who has any, oldest first.
+
+    Nobody's first event in the window has an earlier one in it, so "before the request" is "before the window".
+    """
+    past = (
+        known.filter((pl.col("timestamp") < start) & pl.col("item_id").is_not_null())
+        .filter(~pl.col("event_type").is_in(NOT_IN_HISTORY))
+        .join(pl.LazyFrame({"shopper": shoppers}), on="shopper", how="semi")
+        .sort("shopper", "timestamp", maintain_order=True)
+        .group_by("shopper", maintain_order=True)
+        .tail(history_limit)
+        .collect()
+    )
+    # One Python string for each item and type, however often it occurs: histories of 70 k users stay small.
+    item_ids = past["item_id"].unique(maintain_order=True)
+    item_id_of = item_ids.to_list()
+    positions = past["item_id"].replace_strict(item_ids, np.arange(len(item_ids)), return_dtype=pl.Int64).to_list()
+    type_of = {name: name for name in EVENT_TYPES}
+    interactions = [
+        Interaction(item_id_of[position], type_of[event_type], timestamp)
+        for position, event_type, timestamp in zip(positions, past["event_type"].to_list(), past["timestamp"].to_list())
+    ]
+    sizes = past.group_by("shopper", maintain_order=True).len()
+    ends = np.cumsum(sizes["len"].to_numpy()).tolist()
+    return {
+        shopper: tuple(interactions[begin:stop])
+        for shopper, begin, stop in zip(sizes["shopper"].to_list(), [0, *ends[:-1]], ends)
+    }
+
+
+def _check(events: pl.DataFrame | pl.LazyFrame, start: datetime, end: datetime, target_types: Sequence[str]) -> None:
+    present = events.collect_schema()
+    missing = [column for column in EVENTS if column not in present]
+    if missing:
+        raise SchemaError(f"events: expected columns {list(EVENTS)}, missing {missing}; it has {list(present)}")
+    for name, moment in (("start", start), ("end", end)):
+        if moment.tzinfo is None:
+            raise SchemaError(f"{name}: expected a UTC time with its zone, came {moment!r}")
+    if start >= end:
+        raise SchemaError(f"window: expected its start before its end, came {start} and {end}")
+    unknown = [name for name in target_types if name not in EVENT_TYPES]
+    if unknown or not target_types:
+        raise SchemaError(f"target_types: expected some of {list(EVENT_TYPES)}, came {list(target_types)}")
