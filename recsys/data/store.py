@@ -1,0 +1,201 @@
+"""Every write of catalogue, reviews, users and events. The service and the importers share it.
+
+All of them are idempotent: writing the same rows twice leaves the database as it was. Values are checked by the
+caller (the HTTP models, the importers); the tables' own constraints are the last line.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from datetime import UTC, datetime
+from typing import Any, NamedTuple
+
+from sqlalchemy import Connection, Engine, delete, select
+from sqlalchemy.dialects.postgresql import insert as postgresql_insert
+from sqlalchemy.dialects.sqlite import insert as sqlite_insert
+
+from recsys.data.tables import Base, Event, Item, ItemImage, Review, User
+
+EVENT_FIELDS = tuple(column.name for column in Event.__table__.columns if column.name != "sequence")
+ITEM_FIELDS = (
+    "title", "description", "category", "brand", "family", "price_cents", "in_stock", "attributes", "created_at",
+)  # fmt: skip
+REVIEW_FIELDS = tuple(column.name for column in Review.__table__.columns)
+
+ID_BATCH = 500  # ids in one IN (…): PostgreSQL and SQLite plan longer lists slowly
+
+
+class Written(NamedTuple):
+    """What a write changed, in rows."""
+
+    created: int
+    changed: int
+    unchanged: int
+
+
+def insert_for(engine: Engine | Connection, table: type[Base]) -> Any:
+    """``INSERT`` with ``ON CONFLICT``, which SQLAlchemy offers per database and not in general."""
+    return (postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert)(table)
+
+
+def insert_events(engine: Engine, events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
+    """Add events in the order given; one whose ``event_id`` is known is left as it is.
+
+    Args:
+        engine: the database.
+        events: mappings with ``event_id``, ``event_type``, an aware ``timestamp`` and any other of EVENT_FIELDS.
+
+    Returns:
+        ``(accepted, duplicates)``; they sum to ``len(events)``.
+    """
+    if not events:
+        return 0, 0
+    rows = [{name: event.get(name) for name in EVENT_FIELDS} for event in events]
+    with engine.begin() as connection:
+        _insert_users(connection, (row["user_id"] for row in rows))
+        statement = insert_for(connection, Event).on_conflict_do_nothing(index_elements=["event_id"])
+        accepted = connection.execute(statement, rows).rowcount
+    return accepted, len(rows) - accepted
+
+
+def insert_reviews(engine: Engine, reviews: Sequence[Mapping[str, Any]]) -> Written:
+    """Add reviews; one whose ``review_id`` is known is left as it is.
+
+    Args:
+        engine: the database.
+        reviews: mappings with all of REVIEW_FIELDS.
+    """
+    if not reviews:
+        return Written(0, 0, 0)
+    rows = [{name: review[name] for name in REVIEW_FIELDS} for review in reviews]
+    with engine.begin() as connection:
+        _insert_users(connection, (row["user_id"] for row in rows))
+        statement = insert_for(connection, Review).on_conflict_do_nothing(index_elements=["review_id"])
+        created = connection.execute(statement, rows).rowcount
+    return Written(created, 0, len(rows) - created)
+
+
+def insert_users(engine: Engine, users: Sequence[Mapping[str, Any]]) -> None:
+    """Add users or replace their attributes.
+
+    Args:
+        engine: the database.
+        users: mappings with ``user_id`` and ``attributes``.
+    """
+    if not users:
+        return
+    with engine.begin() as connection:
+        insert = insert_for(connection, User)
+        connection.execute(
+            insert.on_conflict_do_update(
+                index_elements=["user_id"],
+                set_={"attributes": insert.excluded.attributes},
+                where=User.attributes.is_distinct_from(insert.excluded.attributes),
+            ),
+            [{"user_id": user["user_id"], "attributes": user["attributes"]} for user in users],
+        )
+
+
+def insert_unknown_items(engine: Engine, item_ids: Iterable[str]) -> int:
+    """Add a bare item, nothing known but its id, for each id that the catalogue lacks; returns how many."""
+    now = datetime.now(UTC)
+    rows = [{"item_id": item_id, "updated_at": now} for item_id in dict.fromkeys(item_ids)]
+    if not rows:
+        return 0
+    with engine.begin() as connection:
+        statement = insert_for(connection, Item).on_conflict_do_nothing(index_elements=["item_id"])
+        return int(connection.execute(statement, rows).rowcount)
+
+
+def put_item(engine: Engine, item_id: str, fields: Mapping[str, Any]) -> bool:
+    """Create the item or replace it whole: a field that is not given becomes unknown (``in_stock`` becomes true).
+
+    Args:
+        engine: the database.
+        item_id: the shop's id.
+        fields: any of ITEM_FIELDS and ``images``, a list of paths or URLs.
+
+    Returns:
+        True when the item was created, or was deleted and came back.
+    """
+    return put_items(engine, [{**fields, "item_id": item_id}]).created == 1
+
+
+def put_items(engine: Engine, items: Sequence[Mapping[str, Any]]) -> Written:
+    """:func:`put_item` for many, in one transaction; an ``item_id`` comes at most once.
+
+    A row that already is as given keeps its ``updated_at``. A deleted item that comes back counts as created.
+    """
+    now = datetime.now(UTC)
+    rows = {item["item_id"]: _item_row(item) for item in sorted(items, key=lambda item: item["item_id"])}
+    images = {item["item_id"]: [str(path) for path in item.get("images") or ()] for item in items}
+    if len(rows) < len(items):
+        raise ValueError(f"expected each item_id once, came {len(items)} items with {len(rows)} different ids")
+    # Reads, then writes: SQLite must take the write lock first, or another writer in between would refuse us.
+    with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
+        known = _known_items(connection, list(rows))
+        known_images = _known_images(connection, list(rows))
+        created = [item_id for item_id in rows if item_id not in known or known[item_id]["deleted_at"] is not None]
+        new_images = [item_id for item_id in rows if images[item_id] != known_images.get(item_id, [])]
+        written = set(created) | set(new_images)
+        written |= {item_id for item_id in rows if item_id in known and rows[item_id] != known[item_id]}
+        if written:
+            insert = insert_for(connection, Item)
+            replaced = [*ITEM_FIELDS, "updated_at", "deleted_at"]
+            connection.execute(
+                insert.on_conflict_do_update(
+                    index_elements=["item_id"], set_={name: insert.excluded[name] for name in replaced}
+                ),
+                [{**row, "item_id": item_id, "updated_at": now} for item_id, row in rows.items() if item_id in written],
+            )
+        stale = [item_id for item_id in new_images if item_id in known_images]
+        for some in _chunks(stale):
+            connection.execute(delete(ItemImage).where(ItemImage.item_id.in_(some)))
+        image_rows = [
+            {"item_id": item_id, "position": position, "path": path}
+            for item_id in new_images
+            for position, path in enumerate(images[item_id])
+        ]
+        if image_rows:
+            connection.execute(insert_for(connection, ItemImage), image_rows)
+    return Written(len(created), len(written) - len(created), len(rows) - len(written))
+
+
+def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
+    row = {name: item.get(name) for name in ITEM_FIELDS}
+    row["in_stock"] = True if row["in_stock"] is None else row["in_stock"]
+    row["attributes"] = row["attributes"] or {}
+    row["deleted_at"] = None
+    return row
+
+
+def _known_items(connection: Connection, item_ids: list[str]) -> dict[str, dict[str, Any]]:
+    columns = [getattr(Item, name) for name in [*ITEM_FIELDS, "deleted_at"]]
+    known = {}
+    for some in _chunks(item_ids):
+        statement = select(Item.item_id, *columns).where(Item.item_id.in_(some)).with_for_update()
+        for row in connection.execute(statement).mappings():
+            known[row["item_id"]] = {name: value for name, value in row.items() if name != "item_id"}
+    return known
+
+
+def _known_images(connection: Connection, item_ids: list[str]) -> dict[str, list[str]]:
+    known: dict[str, list[str]] = {}
+    for some in _chunks(item_ids):
+        statement = (
+            select(ItemImage.item_id, ItemImage.path)
+            .where(ItemImage.item_id.in_(some))
+            .order_by(ItemImage.item_id, ItemImage.position)
+        )
+        for item_id, path in connection.execute(statement):
+            known.setdefault(item_id, []).append(path)
+    return known
+
+
+def _insert_users(connection: Connection, user_ids: Iterable[str | None]) -> None:
+    # Sorted: two transactions that add the same users do so in the same order and cannot wait for each other.
+    rows = [{"user_id": user_id, "attributes": {}} for user_id in sorted({i for i in user_ids if i is not None})]
+    if rows:
+        connection.execute(insert_for(connection, User).on_conflict_do_nothing(index_elements=["user_id"]), rows)
+
+
+def _chunks(item_ids: Sequence[str]) -> Iterable[Sequence[str]]:
+    return (item_ids[start : start + ID_BATCH] for start in range(0, len(item_ids), ID_BATCH))
