@@ -1,0 +1,100 @@
+"""One TOML file → one frozen NightConfig. A key that nobody reads is refused, not ignored."""
+
+import dataclasses
+import difflib
+import tomllib
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from recsys.errors import ConfigError
+
+if typing.TYPE_CHECKING:
+    from pipelines.night_config import NightConfig
+
+
+@dataclass(frozen=True)
+class Paths:
+    """Where a shop's things stand; relative paths are relative to the working directory.
+
+    Attributes:
+        database: SQLAlchemy URL.
+        events: folder of the Parquet log.
+        cache: folder of encoded vectors; may be deleted, costs time.
+        releases: folder of release directories.
+        images: root of relative picture paths.
+    """
+
+    database: str = "sqlite:///var/shop.db"
+    events: str = "var/events"
+    cache: str = "var/cache"
+    releases: str = "var/releases"
+    images: str = "var/images"
+
+
+def load_paths(path: Path) -> Paths:
+    """The [paths] table alone: for commands that need no model configuration (and so no torch)."""
+    return typing.cast(Paths, read_dataclass(Paths, _read_toml(path).get("paths", {}), f"{path}: [paths]"))
+
+
+def load_config(path: Path) -> "NightConfig":
+    """Read and check a whole configuration.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, or a value has the wrong type; the message names it.
+    """
+    from pipelines.night_config import NightConfig  # imports torch
+
+    return typing.cast("NightConfig", read_dataclass(NightConfig, _read_toml(path), str(path)))
+
+
+def read_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
+    """Build a (nested) frozen dataclass from a TOML table, refusing what it does not declare."""
+    hints = typing.get_type_hints(cls)
+    known = [f.name for f in dataclasses.fields(cls)]
+    arguments = {}
+    for key, value in values.items():
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {known}"
+            raise ConfigError(f"{where}: unknown key {key!r}{hint}")
+        arguments[key] = _checked(hints[key], value, f"{where}: {key}")
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError) as error:
+        raise ConfigError(f"{where}: {error}") from error
+
+
+def _checked(hint: Any, value: Any, where: str) -> Any:
+    if dataclasses.is_dataclass(hint):
+        if not isinstance(value, dict):
+            raise ConfigError(f"{where}: expected a table, came {value!r}")
+        return read_dataclass(typing.cast(type, hint), value, where)
+    origin, arguments = typing.get_origin(hint), typing.get_args(hint)
+    if origin in (typing.Union, types.UnionType):
+        return _checked(next(a for a in arguments if a is not type(None)), value, where)
+    if origin is tuple:
+        if not isinstance(value, list):
+            raise ConfigError(f"{where}: expected a list, came {value!r}")
+        return tuple(value)
+    if origin is typing.Literal:
+        if value not in arguments:
+            raise ConfigError(f"{where}: expected one of {list(arguments)}, came {value!r}")
+        return value
+    plain = origin or hint
+    if plain is float and type(value) is int:
+        return float(value)
+    if type(value) is not plain:
+        raise ConfigError(f"{where}: expected {plain.__name__}, came {value!r}")
+    return value
+
+
+def _read_toml(path: Path) -> dict[str, Any]:
+    try:
+        return tomllib.loads(path.read_text())
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a configuration file: {error}") from error
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"{path}: expected TOML: {error}") from error

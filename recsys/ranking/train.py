@@ -1,0 +1,120 @@
+"""train_ranker(): LambdaRank on candidates that retrieval really produced."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import lightgbm as lgb
+import numpy as np
+import numpy.typing as npt
+
+from recsys.histories import Float32, Int64
+from recsys.ranking.features import FEATURES
+from recsys.ranking.ranker import Ranker
+
+
+@dataclass(frozen=True)
+class RankerConfig:
+    """LightGBM's parameters, and how many requests it sees.
+
+    Attributes:
+        trees: at most; early stopping on held-out requests usually ends sooner.
+        leaves: of a tree.
+        learning_rate: of a tree.
+        min_leaf: candidates in a leaf.
+        feature_fraction: of the features, drawn for each tree.
+        truncation: places of the list that LambdaRank optimises (lambdarank_truncation_level).
+        patience: trees without progress on the held-out requests before it stops.
+        held_out: share of requests that early stopping watches; they are drawn by request, never by row.
+    """
+
+    trees: int = 400
+    leaves: int = 31
+    learning_rate: float = 0.06
+    min_leaf: int = 50
+    feature_fraction: float = 0.7
+    truncation: int = 20
+    patience: int = 40
+    held_out: float = 0.2
+
+
+@dataclass(frozen=True)
+class Examples:
+    """Candidates with outcomes, grouped by request.
+
+    Attributes:
+        features: float32 [c, len(FEATURES)].
+        labels: int8 [c], 1 where the shopper then took the item.
+        offsets: int64 [q+1], each request's candidates.
+    """
+
+    features: Float32
+    labels: npt.NDArray[np.int8]
+    offsets: Int64
+
+    def __len__(self) -> int:
+        return len(self.offsets) - 1
+
+
+def join_examples(parts: Sequence[Examples]) -> Examples:
+    """Examples of several batches or time cuts as one."""
+    sizes = np.concatenate([np.diff(part.offsets) for part in parts])
+    return Examples(
+        np.concatenate([part.features for part in parts]),
+        np.concatenate([part.labels for part in parts]),
+        np.concatenate([[0], np.cumsum(sizes)]),
+    )
+
+
+def train_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads: int) -> Ranker | None:
+    """Fit LambdaRank (Burges 2010, MSR-TR-2010-82) to the examples.
+
+    Requests without a relevant candidate carry no gradient; leave them out before (see rank_examples()).
+
+    Args:
+        examples: as of earlier times than the release will serve.
+        config: see RankerConfig.
+        seed: of feature sampling and of the held-out draw.
+        threads: of LightGBM.
+    Returns:
+        The ranker; None where there are fewer than 20 requests to learn from: an order learned from so few is noise,
+        and the order of retrieval is the honest fallback.
+    """
+    if len(examples) < 20:
+        return None
+    watch = np.random.default_rng(seed).random(len(examples)) < config.held_out
+    parameters = {
+        "objective": "lambdarank",
+        "metric": "ndcg",
+        "eval_at": [10],
+        "num_leaves": config.leaves,
+        "learning_rate": config.learning_rate,
+        "min_data_in_leaf": min(config.min_leaf, max(5, len(examples.labels) // 200)),
+        "feature_fraction": config.feature_fraction,
+        "lambdarank_truncation_level": config.truncation,
+        "seed": seed,
+        "num_threads": threads,
+        "deterministic": True,
+        "force_row_wise": True,
+        "verbosity": -1,
+    }
+    fit, held = _dataset(examples, ~watch), _dataset(examples, watch)
+    booster = lgb.train(
+        parameters,
+        fit,
+        num_boost_round=config.trees,
+        valid_sets=[held],
+        callbacks=[lgb.early_stopping(config.patience, verbose=False)],
+    )
+    return Ranker(booster, max(booster.best_iteration, 1))
+
+
+def _dataset(examples: Examples, requests: npt.NDArray[np.bool_]) -> lgb.Dataset:
+    sizes = np.diff(examples.offsets)
+    rows = np.repeat(requests, sizes)
+    return lgb.Dataset(
+        examples.features[rows],
+        label=examples.labels[rows],
+        group=sizes[requests],
+        feature_name=list(FEATURES),
+        free_raw_data=True,
+    )

@@ -1,0 +1,114 @@
+"""The request, whole: history → candidates from every source → features → ranker → rules → slate.
+
+This is the only request path: the service, the offline A/B, the night's own evaluation and the batch export call
+:func:`recommend`, and the ranker is trained on :func:`score_inputs`, its first half. What is measured is what is served.
+It needs no torch: everything learned by torch reaches it as arrays.
+"""
+
+from collections.abc import Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.artifacts import Release
+from recsys.histories import Float32, Histories, Int64, read_histories
+from recsys.ranking import rules
+from recsys.ranking.features import compute_features
+from recsys.reasons import explain
+from recsys.request import Reason, Request, Slate, SlateItem
+from recsys.retrieval.retrieve import Candidates, retrieve
+
+# Requests computed together: enough to share numpy's overhead, few enough to stay in cache.
+BATCH = 256
+
+
+def recommend(
+    release: Release, requests: Sequence[Request], *, available: npt.NDArray[np.bool_] | None = None
+) -> list[Slate]:
+    """Answer each request from ``release``; alone or in a batch, the answer is the same.
+
+    Args:
+        release: from load_release() or a night in progress.
+        requests: any number; see Request.
+        available: bool [n_items] by row; what may be shown now. None: what was in stock when the release was made.
+    Returns:
+        One slate for each request, in order. Never an error for an unknown shopper or item: ``fallback`` names the rung
+        of the ladder that answered.
+    """
+    mask = release.in_stock if available is None else available
+    slates: list[Slate] = []
+    for start in range(0, len(requests), BATCH):
+        slates += _recommend_batch(release, requests[start : start + BATCH], mask)
+    return slates
+
+
+def score_inputs(release: Release, requests: Sequence[Request]) -> tuple[Histories, Candidates, Float32]:
+    """History, candidates and features of a batch: what the ranker sees, in training and in serving."""
+    histories = read_histories(requests, release.rows, release.retrieval.config.history_limit)
+    candidates = retrieve(release.retrieval, histories)
+    return histories, candidates, compute_features(candidates, histories, release.tables)
+
+
+def _recommend_batch(release: Release, requests: Sequence[Request], mask: npt.NDArray[np.bool_]) -> list[Slate]:
+    histories, candidates, features = score_inputs(release, requests)
+    scores = candidates.fused if release.ranker is None else release.ranker.score(features)
+    return [
+        _slate(release, request, place, histories, candidates, scores, mask) for place, request in enumerate(requests)
+    ]
+
+
+def _slate(
+    release: Release,
+    request: Request,
+    place: int,
+    histories: Histories,
+    candidates: Candidates,
+    scores: Float32,
+    available: npt.NDArray[np.bool_],
+) -> Slate:
+    """Rules and reasons for one request of a batch."""
+    start, stop = int(candidates.offsets[place]), int(candidates.offsets[place + 1])
+    rows = candidates.rows[start:stop]
+    forbidden = _forbidden_rows(release, request)
+    chosen: Int64 = rules.select(rows, scores[start:stop], forbidden, available, request.limit)
+    positions = (start + chosen).tolist()
+    picked = rows[chosen].tolist()
+    ordered = scores[start:stop][chosen].tolist()
+    retrieval = release.retrieval
+    extra: list[int] = []
+    if len(picked) < request.limit:
+        extra = rules.fill(picked, (retrieval.trending_rows, retrieval.newest), forbidden, available, request.limit)
+    reasons: list[tuple[Reason, ...]] = [()] * (len(picked) + len(extra))
+    if request.explain:
+        reasons = explain(
+            candidates, positions, histories, place, retrieval, release.tables, release.item_ids, release.titles
+        )
+        reasons += [(Reason(source="trending", text="Popular now"),)] * len(extra)
+    # What only fills the slate stands below everything that was ranked.
+    floor = min(ordered, default=0.0)
+    ordered += [floor - 1.0 - number for number in range(len(extra))]
+    ids = release.item_ids
+    return Slate(
+        items=tuple(
+            SlateItem(ids[row], number + 1, score, why)
+            for number, (row, score, why) in enumerate(zip(picked + extra, ordered, reasons))
+        ),
+        fallback=_fallback(release, bool(histories.offsets[place] < histories.offsets[place + 1])),
+        release=release.manifest.version,
+        n_candidates=stop - start,
+    )
+
+
+def _forbidden_rows(release: Release, request: Request) -> set[int]:
+    ids = set(request.exclude_item_ids) | set(request.item_ids)
+    if request.exclude_purchased:
+        ids |= {event.item_id for event in request.history if event.event_type == "purchase"}
+    return {release.rows[item_id] for item_id in ids if item_id in release.rows}
+
+
+def _fallback(release: Release, known_history: bool) -> str:
+    if not known_history:
+        return "trending" if len(release.retrieval.trending_rows) else "newest"
+    if release.retrieval.index is None:
+        return "item_to_item"
+    return "full" if release.ranker is not None else "without_ranker"

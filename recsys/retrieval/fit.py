@@ -1,0 +1,133 @@
+"""fit_retrieval(): everything that brings candidates, from the events before one moment."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.errors import LeakageError
+from recsys.histories import Float32, Float64, Int32, Interactions
+from recsys.retrieval.index import IndexConfig, build_index
+from recsys.retrieval.items import (
+    ItemTable,
+    content_table,
+    copurchase_cosine,
+    log_transition_weights,
+    top_table,
+    transition_counts,
+)
+from recsys.retrieval.retrieve import Retrieval, RetrievalConfig
+from recsys.retrieval.users import UserTower
+
+
+@dataclass(frozen=True)
+class TablesConfig:
+    """How the item→item tables are counted.
+
+    Attributes:
+        neighbours: kept per item and table.
+        max_distance: steps between two events of a shopper that still count as a transition.
+        distance_power: a pair d steps apart counts d^-power.
+        smoothing: τ of the log transform, see log_transition_weights.
+        shrinkage: of the co-purchase cosine.
+        heavy_shopper_power: a shopper with L items counts L^-power for each pair.
+        trending_half_life_days: of a sale in the trending score.
+    """
+
+    neighbours: int = 100
+    max_distance: int = 10
+    distance_power: float = 0.5
+    smoothing: float = 12_000.0
+    shrinkage: float = 1.0
+    heavy_shopper_power: float = 0.25
+    trending_half_life_days: float = 1.0
+
+
+def fit_retrieval(
+    item_ids: Sequence[str],
+    created_at_days: Float64,
+    embeddings: Float32,
+    events: Interactions,
+    tower: UserTower,
+    as_of_days: float,
+    *,
+    tables: TablesConfig,
+    index: IndexConfig,
+    retrieval: RetrievalConfig,
+    threads: int,
+) -> Retrieval:
+    """Build every candidate source as it stood at ``as_of_days``.
+
+    Args:
+        item_ids: of each row.
+        created_at_days: float64 [n], days since 1970, NaN where unknown.
+        embeddings: float32 [n, d], unit norm or zero.
+        events: all strictly before ``as_of_days``.
+        tower: history → user vectors.
+        as_of_days: the moment, days since 1970 UTC.
+        tables, index, retrieval: see their classes.
+        threads: of Faiss.
+
+    Raises:
+        LeakageError: an event is not before ``as_of_days``.
+    """
+    if len(events) and float(events.time_days.max()) >= as_of_days:
+        raise LeakageError(
+            f"expected events before day {as_of_days:.6f} (since 1970 UTC), came one at {events.time_days.max():.6f}"
+        )
+    n_items = len(item_ids)
+    item_index = build_index(item_ids, embeddings, index, threads)
+    trending = trending_scores(events, n_items, as_of_days, tables.trending_half_life_days)
+    order = np.argsort(-trending, kind="stable").astype(np.int32)
+    return Retrieval(
+        index=item_index,
+        embeddings=embeddings,
+        tower=tower,
+        tables=count_tables(events, n_items, tables)
+        | {"content": content_table(embeddings, item_index.search, min(tables.neighbours, 50))},
+        trending=trending,
+        trending_rows=order[trending[order] > 0],
+        newest=newest_rows(created_at_days, as_of_days),
+        config=retrieval,
+    )
+
+
+def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> dict[str, ItemTable]:
+    """The tables that only count: transitions, adjacent, reversed, copurchase."""
+    decayed = transition_counts(
+        events, n_items, max_distance=config.max_distance, distance_power=config.distance_power
+    )
+    adjacent = transition_counts(events, n_items, max_distance=1, distance_power=0.0)
+    weights = log_transition_weights(decayed, config.smoothing)
+    purchases = events.of_type("purchase")
+    # A shop that logs no purchases still has views that go together.
+    taken = purchases if len(purchases) else events
+    cosine = copurchase_cosine(
+        taken.shoppers,
+        taken.rows,
+        n_items,
+        shrinkage=config.shrinkage,
+        heavy_shopper_power=config.heavy_shopper_power,
+    )
+    k = config.neighbours
+    return {
+        "transitions": top_table(weights, k),
+        "adjacent": top_table(adjacent, k),
+        "reversed": top_table(weights.T.tocsr(), k),
+        "copurchase": top_table(cosine, k),
+    }
+
+
+def trending_scores(events: Interactions, n_items: int, as_of_days: float, half_life_days: float) -> Float32:
+    """Σ over recent sales of 2^(-age / half-life), float32 [n]; over all events where nothing was ever sold."""
+    purchases = events.of_type("purchase")
+    counted = purchases if len(purchases) else events
+    weights = np.exp2(-(as_of_days - counted.time_days) / half_life_days)
+    return np.bincount(counted.rows, weights=weights, minlength=n_items).astype(np.float32)
+
+
+def newest_rows(created_at_days: Float64, as_of_days: float) -> Int32:
+    """Rows of items by arrival, newest first; those of unknown or future arrival come last, by row."""
+    known = ~np.isnan(created_at_days) & (created_at_days <= as_of_days)
+    age = np.where(known, as_of_days - created_at_days, np.inf)
+    return np.argsort(age, kind="stable").astype(np.int32)
