@@ -1,0 +1,1 @@
+"""The HTTP service: :func:`service.app.create_app` builds it, ``recsys serve`` runs it."""

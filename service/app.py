@@ -1,0 +1,95 @@
+"""``create_app(settings)``: the parts of the service, put together.
+
+    POST /v1/recommendations ─► routes/recommendations.py ─► recsys.recommend.recommend(live release)
+    POST /v1/items:similar   ─► routes/items.py           ─► release.similar()
+    POST /v1/events          ─► routes/events.py          ─► database ─► the next request's history
+    PUT  /v1/items/{id}      ─► routes/items.py           ─► database and the live release's stock
+    GET  /health/*, /metrics ─► routes/health.py
+
+Beside the requests run two threads: the watcher (a new release, changed stock, API keys) and the slate log.
+"""
+
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from importlib.metadata import version
+from typing import Any
+
+from anyio.to_thread import current_default_thread_limiter
+from fastapi import FastAPI
+from fastapi_offline import FastAPIOffline
+
+import recsys.artifacts
+import recsys.recommend
+from recsys.artifacts import Release
+from recsys.data.database import open_database
+from recsys.request import Request
+from service import openapi, problems
+from service.body_limit import BodyLimit
+from service.deps import Service
+from service.keys import KeyRing
+from service.live import Live, LiveRelease, Watcher
+from service.metrics import CountRequests, Metrics
+from service.routes import events, health, items, recommendations
+from service.settings import Settings
+from service.slate_log import SlateLog
+
+
+def create_app(
+    settings: Settings,
+    *,
+    load_release: Callable[[str], Release] = recsys.artifacts.load_release,
+    recommend: Callable[..., Any] = recsys.recommend.recommend,
+) -> FastAPI:
+    """The ASGI application. Nothing is opened before its lifespan begins, everything is closed when it ends.
+
+    Args:
+        settings: see Settings.
+        load_release: opens what a row of ``releases`` points to.
+        recommend: the request path.
+    """
+    metrics = Metrics()
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        current_default_thread_limiter().total_tokens = settings.request_threads
+        engine = open_database(settings.database)
+
+        def warm_up(live: Live) -> None:
+            recommend(live.release, [Request(requested_at=settings.now())], available=live.available)
+
+        service = Service(
+            settings=settings,
+            engine=engine,
+            live=LiveRelease(engine, load_release, warm_up, metrics),
+            slate_log=SlateLog(engine, settings.slate_queue, metrics),
+            keys=KeyRing(engine),
+            metrics=metrics,
+            recommend=recommend,
+        )
+        app.state.service = service
+        watcher = Watcher(settings.reload_seconds, service.live.refresh, service.keys.refresh)
+        watcher.look_once()  # a database that is away now does not keep the service from starting
+        watcher.start()
+        service.slate_log.start()
+        try:
+            yield
+        finally:
+            watcher.stop()
+            service.slate_log.stop()
+            engine.dispose()
+
+    app = FastAPIOffline(  # FastAPI whose /docs loads nothing from another host
+        title="Recommendations",
+        version=version("shop-recsys"),
+        description=openapi.DESCRIPTION,
+        lifespan=lifespan,
+        redoc_url=None,
+        responses=openapi.PROBLEMS,
+    )
+    problems.install(app)
+    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(CountRequests, metrics=metrics)  # added last, so outermost: it sees what the limit refused
+    for resource in (recommendations, items, events, health):
+        app.include_router(resource.router)
+    openapi.install(app)
+    return app

@@ -1,0 +1,55 @@
+"""What a shop may set about its service, with the defaults that suit one machine."""
+
+from datetime import UTC, datetime
+from ipaddress import ip_address
+
+from pydantic import AwareDatetime, Field
+from pydantic_settings import BaseSettings, SettingsConfigDict
+
+
+class Settings(BaseSettings):
+    """Read from ``RECSYS_*`` when it is built, which only the command does; tests pass the values.
+
+    An environment variable is the field's name in capitals: ``RECSYS_DATABASE``, ``RECSYS_REQUIRE_API_KEY``…
+    """
+
+    model_config = SettingsConfigDict(env_prefix="RECSYS_", extra="forbid", frozen=True)
+
+    database: str = Field("sqlite:///var/shop.db", description="SQLAlchemy URL of the shop's database")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(1, ge=1, description="processes; each holds the release, which they share by memory mapping")
+    request_threads: int = Field(8, ge=1, description="requests that one worker answers at the same time")
+    threads: int = Field(1, ge=1, description="threads of one request's arithmetic; more only where cores are idle")
+
+    require_api_key: bool | None = Field(
+        None, description="ask for X-API-Key; unset: on every address except a loopback one"
+    )
+    max_body_bytes: int = Field(4_000_000, ge=1_000, description="a longer body is answered with 413")
+
+    reload_seconds: float = Field(
+        5.0, gt=0, description="how often to look for a newly published release, changed stock and API keys"
+    )
+    history_limit: int = Field(100, ge=1, description="how many of a shopper's latest events a request reads")
+    as_of: AwareDatetime | None = Field(
+        None, description="answer as if it were this moment (ISO 8601): for a shop whose data ends in the past"
+    )
+    slate_queue: int = Field(10_000, ge=1, description="slates that may wait to be written; more are dropped, counted")
+
+    def now(self) -> datetime:
+        """The moment that recommendations are made for, UTC; the request path itself reads no clock."""
+        return self.as_of or datetime.now(UTC)
+
+    @property
+    def asks_for_keys(self) -> bool:
+        """Whether a request needs an API key: as set, or else unless only this machine can reach the service."""
+        return self.require_api_key if self.require_api_key is not None else not _is_loopback(self.host)
+
+
+def _is_loopback(host: str) -> bool:
+    if host == "localhost":
+        return True
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:  # a name: it may resolve to anything
+        return False
