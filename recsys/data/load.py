@@ -9,7 +9,7 @@ from operator import itemgetter
 from typing import Any
 
 import polars as pl
-from sqlalchemy import Engine, Select, bindparam, select
+from sqlalchemy import Engine, Select, String, bindparam, select, type_coerce
 from sqlalchemy.orm import InstrumentedAttribute
 
 from recsys.data.tables import Event, Item, ItemImage, Review
@@ -62,10 +62,10 @@ def load_reviews(engine: Engine) -> pl.DataFrame:
     ).sort("review_id")
 
 
-def _newest_events(column: InstrumentedAttribute[str | None]) -> Select[int, str | None, str, datetime]:
+def _newest_events(column: InstrumentedAttribute[str | None]) -> Select[int, str, str, datetime]:
     # Built once: a request pays for running it, not for composing it. Reads only the index that starts with `column`.
     return (
-        select(Event.sequence, Event.item_id, Event.event_type, Event.timestamp)
+        select(Event.sequence, type_coerce(Event.item_id, String), Event.event_type, Event.timestamp)
         .where(
             column == bindparam("shopper"),
             Event.timestamp < bindparam("before"),
