@@ -82,7 +82,8 @@ def compare_all(
 
     Users are drawn with replacement, n of n, ``resamples`` times; the interval lies between the quantiles
     ``(1 ∓ confidence) / 2`` of the mean difference. All metrics see the same draws, so a metric's interval does not
-    depend (but for rounding) on which others stand beside it. A NaN (a metric not defined for a slate) takes that user out of that metric.
+    depend (but for rounding) on which others stand beside it. A NaN (a metric not defined for a slate) takes that user
+    out of that metric.
 
     Args:
         a: metric → per-user values, float [n], the same users in the same order throughout; the policy in place.
