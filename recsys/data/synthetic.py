@@ -1,7 +1,8 @@
 """A demonstration shop, made up and deterministic: pictures, words, reviews, and shoppers whose taste is known.
 
-Everything a real shop has is there: families in several colours, new arrivals, sell-outs, seasons, items without picture
-or words, misleading reviews, anonymous visitors. Because the taste is planted, a test can ask whether a recommender found it.
+Everything a real shop has is there: families in several colours, new arrivals, sell-outs, seasons, items without
+picture or words, misleading reviews, anonymous visitors. Because the taste is planted, a test can ask whether a
+recommender found it.
 """
 
 import json
@@ -16,11 +17,12 @@ import polars as pl
 from tqdm import tqdm
 
 from recsys.data import synthetic_shoppers as shoppers
-from recsys.data import synthetic_words as words
 from recsys.data.synthetic_catalogue import TRAITS, Design, describe_items, design_items, trait_matrix, write_reviews
 from recsys.data.synthetic_pictures import save_picture
 from recsys.errors import ConfigError
 from recsys.schema import EVENTS, ITEMS, REVIEWS, validate
+
+_APPEAL = 0.6  # standard deviation of what everybody sees in an item
 
 
 @dataclass(frozen=True)
@@ -40,13 +42,13 @@ class ShopConfig:
     missing_picture: float = 0.04
     missing_text: float = 0.06
     missing_both: float = 0.015
-    reviewed: float = 0.2  # purchases that lead to a review
+    reviewed: float = 0.25  # purchases that lead to a review
     earlier_reviews: float = 1.5  # per item that was there before the period, mean
 
     def __post_init__(self) -> None:
-        for name in ("n_items", "n_users", "days", "picture_size"):
-            if getattr(self, name) < 2:
-                raise ConfigError(f"ShopConfig.{name}: expected at least 2, came {getattr(self, name)}")
+        for name, least in (("n_items", 50), ("n_users", 2), ("days", 5), ("picture_size", 32)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"ShopConfig.{name}: expected at least {least}, came {getattr(self, name)}")
         if self.end.tzinfo is None:
             raise ConfigError(f"ShopConfig.end: expected a time with a time zone (UTC), came {self.end!r}")
 
@@ -93,18 +95,23 @@ class Shop:
         Args:
             user_id: one of ``taste.user_ids``.
             after: item_id of the user's last purchase, where what goes with it should count.
+
+        Raises:
+            ValueError: the user or the item is not of this shop.
         """
         taste = self.taste
+        if user_id not in taste.user_ids:
+            raise ValueError(f"user_id: expected one of {taste.user_ids[0]} to {taste.user_ids[-1]}, came {user_id!r}")
         utility = taste.item_traits @ taste.user_weights[taste.user_ids.index(user_id)] + taste.item_appeal
         propensity = np.exp(utility.astype(np.float64) - utility.max())
-        propensity /= propensity.sum()
+        propensity = propensity / propensity.sum()
         if after is not None:
             partners = taste.complements[taste.item_ids.index(after)]
             partners = partners[partners >= 0]
             if len(partners):
                 propensity *= 1 - taste.complement_share
                 np.add.at(propensity, partners, taste.complement_share / len(partners))
-        return propensity
+        return np.asarray(propensity)
 
     def available(self, at: datetime) -> npt.NDArray[np.bool_]:
         """Return bool [n_items]: what the shop offers at that time, on stock."""
@@ -172,7 +179,7 @@ def _open_market(
     return shoppers.Market(
         item_traits=trait_matrix(designs),
         weights=shoppers.plant_taste(n_shoppers, rng),
-        appeal=rng.normal(0, 0.6, size=len(designs)).astype(np.float32),
+        appeal=rng.normal(0, _APPEAL, size=len(designs)).astype(np.float32),
         complements=shoppers.choose_complements(designs, rng),
         complement_share=0.35,
         offered_from=np.array([seconds(design.created_at) for design in designs]),
@@ -188,40 +195,42 @@ def _plan_reviews(
     user_ids: list[str],
     config: ShopConfig,
     rng: np.random.Generator,
-) -> list[tuple[int, str, datetime, float]]:
+) -> list[tuple[int, str, datetime]]:
     """Decide who reviews what and when: some of the period's buyers, and earlier ones of older items."""
     row_of = {design.item_id: row for row, design in enumerate(designs)}
     start = config.end - timedelta(days=config.days)
-    written: list[tuple[int, str, datetime, float]] = []
+    written: list[tuple[int, str, datetime]] = []
     bought = events.filter((pl.col("event_type") == "purchase") & pl.col("user_id").is_not_null())
     for user_id, item_id, timestamp in bought.select("user_id", "item_id", "timestamp").iter_rows():
         when = timestamp + timedelta(days=float(rng.uniform(2, 15)))
         if rng.random() < config.reviewed and when < config.end:
-            written.append((row_of[item_id], user_id, when.replace(microsecond=0), float(rng.normal(0.3, 0.6))))
+            written.append((row_of[item_id], user_id, when.replace(microsecond=0)))
     for row, design in enumerate(designs):
         if design.created_at >= start:
             continue
-        for _ in range(int(rng.poisson(config.earlier_reviews * float(np.exp(0.6 * market.appeal[row]))))):
+        for _ in range(int(rng.poisson(config.earlier_reviews * float(np.exp(market.appeal[row]))))):
             when = design.created_at + (start - design.created_at) * float(rng.random())
             user_id = user_ids[int(rng.integers(len(user_ids)))]
-            written.append((row, user_id, when.replace(microsecond=0), float(rng.normal(0, 0.6))))
+            written.append((row, user_id, when.replace(microsecond=0)))
     return written
 
 
 def _photograph(designs: Sequence[Design], items: pl.DataFrame, folder: Path, size: int, progress: bool) -> None:
     (folder / "images").mkdir(exist_ok=True)
-    for design, images in tqdm(
-        zip(designs, items["images"]), total=len(designs), desc="pictures", unit="item", disable=not progress
-    ):
-        for image in images:
-            save_picture(design.look, folder / image, size)
+    wanted = sorted(  # like after like, because an outline is computed once and kept for the next picture
+        ((design.look, images) for design, images in zip(designs, items["images"]) if len(images)),
+        key=lambda pair: (pair[0].kind, pair[0].cut, pair[0].fit),
+    )
+    for look, images in tqdm(wanted, desc="pictures", unit="item", disable=not progress):
+        for image, close_up in zip(images, (False, True)):
+            save_picture(look, folder / image, size, close_up)
 
 
 def make_vectors(n_items: int, dim: int, seed: int, clusters: int) -> npt.NDArray[np.float32]:
     """Return unit-norm item vectors in clusters, float32 [n_items, dim]: a catalogue for speed work.
 
-    Clusters differ in size (a few large, many small), as kinds of product do; the cosine of an item to its centre is about
-    0.8. Works in blocks, so that memory is the result and little more.
+    Clusters differ in size (a few large, many small), as kinds of product do; the cosine of an item to its centre is
+    about 0.8. Works in blocks, so that memory is the result and little more.
     """
     rng = np.random.default_rng([seed, 11])
     centres = rng.standard_normal((clusters, dim), dtype=np.float32)

@@ -89,13 +89,15 @@ def _design_family(
     first = words.DESIGN_FIRST[number % len(words.DESIGN_FIRST)]
     last = words.DESIGN_LAST[(number // len(words.DESIGN_FIRST) + 7 * number) % len(words.DESIGN_LAST)]
     is_new = rng.random() < new_share
+    # Something created on day d is offered from the evening before, and so on the whole of day d.
     created_day = int(rng.integers(1, days)) if is_new else -int(rng.integers(1, 500))
     cut, fit, seed = (int(rng.integers(n)) for n in (len(SHAPES[kind]), N_FITS, 1_000_000))
     material = _pick(rng, spec.materials)
     colours = rng.choice(
         len(COLOURS), size=int(rng.choice([1, 2, 3, 4, 5], p=[0.2, 0.25, 0.25, 0.2, 0.1])), replace=False
     )
-    family = []
+    members = []
+    family = f"{100_000 + number}"
     for position, colour in enumerate(colours):
         # A colour that joins its family later is a new arrival with well-known siblings.
         later = int(rng.integers(1, days)) if position and rng.random() < 0.06 else created_day
@@ -105,10 +107,10 @@ def _design_family(
             first_day = max(days // 4, max(created_day, later) + 3)
             if first_day < days:
                 sold_out_at = start + timedelta(days=int(rng.integers(first_day, days)))
-        family.append(
+        members.append(
             Design(
-                item_id=f"{10_000 + number}-{position + 1:02d}",
-                family=f"{10_000 + number}",
+                item_id=f"{family}-{position + 1:02d}",
+                family=family,
                 name=first + last,
                 look=Look(kind, tuple(COLOURS)[int(colour)], pattern, cut, fit, seed),
                 style=style,
@@ -121,7 +123,7 @@ def _design_family(
                 sold_out_at=sold_out_at,
             )
         )
-    return family
+    return members
 
 
 def trait_matrix(designs: Sequence[Design]) -> npt.NDArray[np.float32]:
@@ -171,11 +173,17 @@ def describe_items(
                 "price_cents": design.price_cents,
                 "in_stock": design.sold_out_at is None,
                 "attributes": _attributes(design, rng),
-                "images": [] if no_picture else [f"images/{design.item_id}.jpg"],
+                "images": [] if no_picture else _images(design, rng),
                 "created_at": None if rng.random() < 0.01 else design.created_at,
             }
         )
     return pl.DataFrame(rows, schema=ITEMS)
+
+
+def _images(design: Design, rng: np.random.Generator) -> list[str]:
+    """One picture, sometimes a close-up too."""
+    detail = [f"images/{design.item_id}-detail.jpg"] if rng.random() < 0.08 else []
+    return [f"images/{design.item_id}.jpg", *detail]
 
 
 def _title(design: Design, rng: np.random.Generator) -> str:
@@ -190,7 +198,7 @@ def _description(design: Design, rng: np.random.Generator) -> str:
     spec = words.KINDS[design.look.kind]
     noun = _pick(rng, spec.nouns)
     style = _pick(rng, words.STYLES[design.style])
-    sentences = [f"{'An' if style[0] in 'aeiou' else 'A'} {style} {noun} {spec.details[design.look.cut]}."]
+    sentences = [f"{style.capitalize()} {noun} {spec.details[design.look.cut]}."]
     if rng.random() < 0.6:
         colour = _pick(rng, words.COLOUR_WORDS[design.look.colour])
         sentence = _pick(rng, words.PATTERN_SENTENCES[design.look.pattern])
@@ -216,7 +224,7 @@ def _attributes(design: Design, rng: np.random.Generator) -> list[str]:
 
 def write_reviews(
     designs: Sequence[Design],
-    written: Sequence[tuple[int, str, datetime, float]],
+    written: Sequence[tuple[int, str, datetime]],
     rng: np.random.Generator,
 ) -> pl.DataFrame:
     """Return REVIEWS, oldest first.
@@ -226,14 +234,14 @@ def write_reviews(
 
     Args:
         designs: the items.
-        written: (row of the item, user_id, when, how much this shopper likes it as a number around 0) per review.
+        written: (row of the item, user_id, when) per review.
         rng: decides the wording.
     """
     rows = []
-    for row, user_id, timestamp, liking in written:
+    for row, user_id, timestamp in written:
         design = designs[row]
         bad = any(words.REVIEW_TRAITS[trait].appeal < -1 for trait in design.hidden)
-        stars = int(np.clip(round(4.2 + 0.5 * liking - 1.6 * bad + rng.normal(0, 0.7)), 1, 5))
+        stars = int(np.clip(round(4.3 - 1.6 * bad + rng.normal(0, 0.8)), 1, 5))
         text, honest = _review_text(design, stars, rng)
         noun = _pick(rng, words.KINDS[design.look.kind].nouns)
         title = _pick(rng, words.REVIEW_TITLES[stars]).format(noun=noun) if rng.random() < 0.7 else None
@@ -252,7 +260,8 @@ def _review_text(design: Design, stars: int, rng: np.random.Generator) -> tuple[
     drawn = rng.random()
     if drawn < 0.03:
         return None, True
-    opening = _pick(rng, words.REVIEW_OPENINGS[stars]).format(noun=noun)
+    this = "these" if noun.endswith("s") and noun != "dress" else "this"
+    opening = _pick(rng, words.REVIEW_OPENINGS[stars]).format(this=this, noun=noun)
     if drawn < 0.10:
         return f"{opening} {_pick(rng, words.REVIEW_OFF_TOPIC)}", False
     sentences = [opening]

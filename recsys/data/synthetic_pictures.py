@@ -1,13 +1,14 @@
 """Product pictures for the demonstration shop: outline × colour × pattern, lit from the upper left.
 
-Everything that depends only on the outline (coverage, light, shadow) is computed once per cut and cached; a picture is
-then a handful of array operations.
+Everything that depends only on the outline (coverage, light, shadow) is computed once per cut and kept for the next
+pictures of the same cut; a picture is then a handful of array operations.
 """
 
 import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,7 +17,7 @@ from scipy.ndimage import gaussian_filter, zoom
 
 from recsys.data.synthetic_shapes import FIXED, SHAPES, Part
 
-Array = npt.NDArray[np.float32]
+Array = npt.NDArray[np.floating[Any]]  # float32 throughout
 
 COLOURS: dict[str, tuple[float, float, float]] = {
     "black": (0.13, 0.13, 0.14),
@@ -62,7 +63,7 @@ class _Outline:
     cover: Array  # coverage of the whole product
     light: Array  # factor around 1
     gloss: Array  # white added by reflection
-    bend: Array  # how far the surface turns away, [2, size, size]: moves the pattern at the edges
+    bend: Array  # [2, size, size] pixels, down and right: how far the pattern moves where the surface turns away
     ground: Array  # shadow on the backdrop
 
 
@@ -75,17 +76,22 @@ def render(look: Look, size: int = 256) -> Image.Image:
     picture = _backdrop(size, int(rng.integers(len(_BACKDROPS)))) * (1 - outline.ground)[..., None]
     picture *= (1 - outline.cover)[..., None]
     product = cloth * outline.body[..., None]
-    product += _shade(main, 0.8) * outline.trim[..., None]
-    product += _shade(main, 0.45) * outline.inner[..., None]
+    product += np.float32(0.8) * main * outline.trim[..., None]
+    product += np.float32(0.45) * main * outline.inner[..., None]
     product += outline.fixed
     picture += product * outline.light[..., None] + outline.gloss[..., None]
     picture *= 255
     return Image.fromarray(np.clip(picture, 0, 255, out=picture).astype(np.uint8))
 
 
-def save_picture(look: Look, path: Path, size: int = 256) -> None:
-    """Write the picture as JPEG."""
-    render(look, size).save(path, "JPEG", quality=88)
+def save_picture(look: Look, path: Path, size: int = 256, close_up: bool = False) -> None:
+    """Write the picture as JPEG; a close-up shows the middle of it, twice as large."""
+    picture = render(look, size)
+    if close_up:
+        picture = picture.resize(
+            (size, size), Image.Resampling.LANCZOS, box=(size / 4, size / 4, size * 3 / 4, size * 3 / 4)
+        )
+    picture.save(path, "JPEG", quality=88)
 
 
 # ── outlines ────────────────────────────────────────────────────────────────────────────────────────────────────────
@@ -130,14 +136,16 @@ def _coverage(part: Part, scale: tuple[float, float], size: int) -> Array:
     return np.asarray(canvas.reduce(_SUPERSAMPLING), dtype=np.float32) / 255
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=8)
 def _outline(kind: str, cut: int, fit: int, size: int) -> _Outline:
     scale = ((1.0, 1.0), (0.92, 1.02), (1.06, 0.95))[fit]
     zeros = np.zeros((size, size), dtype=np.float32)
     roles = {"body": zeros.copy(), "trim": zeros.copy(), "inner": zeros.copy()}
     fixed = np.zeros((size, size, 3), dtype=np.float32)
-    light, cover = np.ones_like(zeros), zeros.copy()
-    bend = np.zeros((2, size, size), dtype=np.float32)
+    light: Array = np.ones_like(zeros)
+    cover: Array = zeros
+    bend: Array = np.zeros((2, size, size), dtype=np.float32)
+    turned: Array = bend
     for part in SHAPES[kind][cut]:
         mask = _coverage(part, scale, size)
         keep = 1 - mask
@@ -155,22 +163,18 @@ def _outline(kind: str, cut: int, fit: int, size: int) -> _Outline:
         slope = np.stack(np.gradient(height)) * (sigma * 2.5)
         cast = 1 - 0.28 * np.roll(gaussian_filter(mask, 0.012 * size), (size // 110, size // 170), (0, 1))
         light = light * cast * keep + mask * np.clip(1 + 0.30 * (slope[0] * 0.75 + slope[1] * 0.55), 0.4, 1.35)
-        bend = bend * keep + mask * slope
+        bend = bend * keep - mask * slope * np.float32(0.45 * sigma)
+        turned = turned * keep + mask * slope
         cover = np.maximum(cover, mask)
     if kind in _GLOSSY:
-        facing = np.clip(bend[0] * 0.45 + bend[1] * 0.9, 0, 1)
+        facing = np.clip(turned[0] * 0.45 + turned[1] * 0.9, 0, 1)
         gloss = 0.20 * np.exp(-(((facing - 0.42) / 0.12) ** 2)) * cover
     else:
-        folds = zoom(
-            np.random.default_rng([fit, cut, len(kind)]).standard_normal((7, 6)), (size / 7, size / 6), order=3
-        )
-        light = light * (1 + 0.035 * folds.astype(np.float32))
+        creases = np.random.default_rng([fit, cut, len(kind)]).standard_normal((7, 6), dtype=np.float32)
+        light = light * (1 + 0.035 * zoom(creases, (size / 7, size / 6), order=3))
         gloss = zeros
     ground = 0.30 * np.roll(gaussian_filter(cover, size * 0.028), (int(size * 0.03), int(size * 0.018)), (0, 1))
-    return _Outline(
-        roles["body"], roles["trim"], roles["inner"], fixed, cover,
-        light.astype(np.float32), gloss.astype(np.float32), bend.astype(np.float32), ground.astype(np.float32),
-    )  # fmt: skip
+    return _Outline(roles["body"], roles["trim"], roles["inner"], fixed, cover, light, gloss, bend, ground)
 
 
 # ── colours and patterns ────────────────────────────────────────────────────────────────────────────────────────────
@@ -186,10 +190,6 @@ def _backdrop(size: int, which: int) -> Array:
     return np.asarray(vignette[..., None] * np.array(_BACKDROPS[which], dtype=np.float32), dtype=np.float32)
 
 
-def _shade(colour: Array, factor: float) -> Array:
-    return colour * np.float32(factor)
-
-
 def _luminance(colour: npt.ArrayLike) -> float:
     return float(np.dot(np.asarray(colour), (0.299, 0.587, 0.114)))
 
@@ -202,9 +202,9 @@ def _accent(main: str, rng: np.random.Generator) -> Array:
     return np.array(COLOURS[far[int(rng.choice(len(far), p=weights / weights.sum()))]], dtype=np.float32)
 
 
-def _step(distance: Array, softness: float = 1.0) -> Array:
+def _step(distance: Array) -> Array:
     """1 where ``distance`` (pixels) is positive, with a smooth edge one pixel wide."""
-    return np.clip(distance / softness + 0.5, 0, 1)
+    return np.asarray(np.clip(distance + 0.5, 0, 1))
 
 
 def _lattice(u: Array, v: Array, pitch: float) -> tuple[Array, Array, Array]:
@@ -225,7 +225,7 @@ def _cloth(look: Look, bend: Array, main: Array, rng: np.random.Generator, size:
     if look.pattern == "plain":
         return np.broadcast_to(main, (size, size, 3))
     y, x = np.mgrid[0:size, 0:size].astype(np.float32) - size / 2
-    y, x = y + 10 * unit * bend[0], x + 10 * unit * bend[1]
+    y, x = y + bend[0], x + bend[1]
     u, v = (y, x) if turned else (x, y)
     if look.pattern == "striped":
         pitch = 20 * scale
@@ -256,7 +256,7 @@ def _flowers(u: Array, v: Array, pitch: float, main: Array, petals: Array) -> Ar
     radius, angle = np.hypot(du, dv), np.arctan2(dv, du) + hashed * 6.3
     size = pitch * (0.25 + 0.12 * hashed)
     flower = _step(size * (0.78 + 0.34 * np.cos(5 * angle)) - radius)
-    leaf = _step(size * 1.25 * np.clip(np.cos(2 * (angle + 0.9)), 0, 1) ** 3 - radius) * (1 - flower)
+    leaf = _step(size * 1.4 * np.clip(np.cos(2 * (angle + 0.9)), 0, 1) ** 2 - radius) * (1 - flower)
     heart = _step(size * 0.3 - radius)
     green = np.array((0.36, 0.52, 0.30) if _luminance(main) > 0.35 else (0.52, 0.66, 0.42), dtype=np.float32)
     yellow = np.array((0.96, 0.78, 0.25) if _luminance(petals) < 0.75 else (0.88, 0.55, 0.20), dtype=np.float32)

@@ -7,7 +7,6 @@ looks at them, and may put some into the cart and buy. After a purchase the next
 
 from dataclasses import dataclass
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +19,7 @@ from recsys.schema import EVENTS
 
 Floats = npt.NDArray[np.float32]
 Ints = npt.NDArray[np.int64]
+Bools = npt.NDArray[np.bool_]
 
 N_COMPLEMENTS = 4  # items that go with an item
 _WEEKDAYS = np.array([0.9, 0.85, 0.9, 0.95, 1.15, 1.4, 1.3])  # visits, Monday first
@@ -59,18 +59,24 @@ def plant_taste(n_shoppers: int, rng: np.random.Generator) -> Floats:
     for segment in segments:
         liked = rng.choice(len(departments), size=2, replace=False)
         for kind, column in zip(KIND_NAMES, columns["kind"]):
-            segment[column] += 1.2 * (departments.index(words.KINDS[kind].department) in liked)
-        segment[rng.choice(columns["colour"], size=2, replace=False)] += 1.2
-        segment[rng.choice(columns["style"])] += 1.2
-        segment[rng.choice(columns["price"])] += 0.8
+            segment[column] += 1.6 * (departments.index(words.KINDS[kind].department) in liked)
+        segment[rng.choice(columns["colour"], size=2, replace=False)] += 1.6
+        segment[rng.choice(columns["style"])] += 1.8
+        segment[rng.choice(columns["price"])] += 1.2
     weights = segments[rng.integers(n_segments, size=n_shoppers)]
-    for name, liked_count, strength in (
-        ("kind", 3, 2.6), ("colour", 2, 2.0), ("pattern", 2, 2.0), ("style", 1, 1.3), ("price", 1, 0.8), ("review", 2, 1.5),
-    ):  # fmt: skip
-        own = np.array(columns[name])[rng.random((n_shoppers, len(columns[name]))).argsort(axis=1)]
-        weights[np.arange(n_shoppers)[:, None], own[:, :liked_count]] += np.float32(strength)
-        if name in ("colour", "pattern"):  # and something they would never buy
-            weights[np.arange(n_shoppers)[:, None], own[:, -2:]] -= np.float32(1.5)
+    # How many traits of each sort a shopper likes, how much, and how many they would never buy.
+    every = np.arange(n_shoppers)[:, None]
+    for name, n_liked, strength, n_disliked in (
+        ("kind", 3, 3.8, 0),
+        ("colour", 2, 3.0, 3),
+        ("pattern", 2, 3.0, 2),
+        ("style", 1, 2.0, 1),
+        ("price", 1, 1.2, 0),
+        ("review", 2, 2.2, 0),
+    ):
+        shuffled = np.array(columns[name])[rng.random((n_shoppers, len(columns[name]))).argsort(axis=1)]
+        weights[every, shuffled[:, :n_liked]] += np.float32(strength)
+        weights[every, shuffled[:, len(columns[name]) - n_disliked :]] -= np.float32(2.2)
     for column in columns["review"]:
         appeal = words.REVIEW_TRAITS[TRAITS[column].split("=")[1]].appeal
         weights[:, column] += np.float32(appeal)
@@ -110,7 +116,7 @@ def season_of(designs: list[Design], start: datetime, days: int) -> Floats:
     day_of_year = start.timetuple().tm_yday + np.arange(days)
     peaks = np.array([words.KINDS[design.look.kind].peak_day for design in designs])
     swings = np.array([words.KINDS[design.look.kind].swing for design in designs])
-    return (0.5 * swings * np.cos(2 * np.pi * (day_of_year[:, None] - peaks) / 365.25)).astype(np.float32)
+    return np.asarray(0.5 * swings * np.cos(2 * np.pi * (day_of_year[:, None] - peaks) / 365.25), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -120,7 +126,7 @@ class Visits:
     shopper: Ints  # [n_visits]
     start: Ints  # seconds since the start of the period
     looked: Ints  # [n_visits, width] rows of items
-    bought: npt.NDArray[np.bool_]  # [n_visits, width]
+    bought: Bools  # [n_visits, width]
     page: Ints  # [n_visits, _PAGE] rows of the items shown on a listing page; -1 where no page was shown
 
 
@@ -153,23 +159,25 @@ def simulate_visits(
 ) -> Visits:
     """Return what was looked at and bought in each visit, day after day.
 
-    Memory is O(shoppers × items) bits for what each already owns, and O(visits of a day × items).
+    Memory is one byte per shopper and item, for what each already owns, and a few numbers per visit of a day and item.
     """
     days, n_items = market.season.shape
     owned = np.zeros((len(market.weights), n_items), dtype=bool)
     last_bought = np.full(len(market.weights), -1)
-    parts: list[tuple[Ints, npt.NDArray[np.bool_], Ints]] = []
+    parts: list[tuple[Ints, Bools, Ints]] = []
     bounds = np.searchsorted(when, np.arange(days + 1) * _DAY_SECONDS)
     for day in tqdm(range(days), desc="visits", unit="day", disable=not progress):
         today = shopper[bounds[day] : bounds[day + 1]]
-        utility = market.weights[today] @ market.item_traits.T + market.appeal + market.season[day]
         age_days = day - market.offered_from / _DAY_SECONDS
-        utility += np.float32(0.8) * np.exp(-np.maximum(age_days, 0) / 7).astype(np.float32)
-        here = (market.offered_from <= day * _DAY_SECONDS) & (market.offered_until > day * _DAY_SECONDS)
-        utility[:, ~here] = -np.inf
+        novelty = 0.8 * np.exp(-np.maximum(age_days, 0) / 7)
+        in_general = (market.appeal + market.season[day] + novelty).astype(np.float32)
+        utility = market.weights[today] @ market.item_traits.T + in_general
+        offered = (market.offered_from <= day * _DAY_SECONDS) & (market.offered_until > day * _DAY_SECONDS)
+        utility[:, ~offered] = -np.inf
         utility[owned[today]] = -np.inf
-        looked, bought, page = _visit(market, utility, last_bought[today], rng)
-        parts.append((looked, bought, page))
+        ranked = _draw(utility, rng)
+        looked, bought = _look_and_buy(market, utility, ranked, last_bought[today], rng)
+        parts.append((looked, bought, _list_page(ranked, rng)))
         visit, place = np.nonzero(bought)
         owned[today[visit], looked[visit, place]] = True
         last_bought[today[visit]] = looked[visit, place]
@@ -177,116 +185,134 @@ def simulate_visits(
     return Visits(shopper, when, looked, bought, page)
 
 
-def _visit(
-    market: Market, utility: Floats, last_bought: Ints, rng: np.random.Generator
-) -> tuple[Ints, npt.NDArray[np.bool_], Ints]:
-    """One day's visits: items looked at, [n, _MOST_VIEWS + 2], which were bought, and the listing page."""
-    n, n_items = utility.shape
-    every = np.arange(n)
-    gumbel = -np.log(rng.standard_exponential((n, n_items), dtype=np.float32) + np.float32(1e-20))
-    drawn = _BROWSING * utility + gumbel
-    width = min(_MOST_VIEWS + _PAGE, n_items - 1)
+def _draw(utility: Floats, rng: np.random.Generator) -> Ints:
+    """Draw distinct items per visit in proportion to taste: rows [n, _MOST_VIEWS + _PAGE], -1 where none is left."""
+    noise = -np.log(rng.standard_exponential(utility.shape, dtype=np.float32) + np.float32(1e-20))
+    drawn = _BROWSING * utility + noise
+    width = _MOST_VIEWS + _PAGE
     top = np.argpartition(-drawn, width, axis=1)[:, :width]
-    top = np.take_along_axis(top, np.argsort(-np.take_along_axis(drawn, top, axis=1), axis=1), axis=1)
-    n_views = np.minimum(1 + rng.poisson(2.3, n), min(_MOST_VIEWS, width))
+    scores = np.take_along_axis(drawn, top, axis=1)
+    order = np.argsort(-scores, axis=1)
+    ranked = np.where(np.isfinite(scores), top, -1)
+    return np.take_along_axis(ranked, order, axis=1)
+
+
+def _look_and_buy(
+    market: Market, utility: Floats, ranked: Ints, last_bought: Ints, rng: np.random.Generator
+) -> tuple[Ints, Bools]:
+    """Return the items looked at, [n, _MOST_VIEWS + 2] with -1 for none, and which of them were bought."""
+    n = len(utility)
+    every = np.arange(n)
+    n_views = np.minimum(1 + rng.poisson(2.3, n), _MOST_VIEWS)
     looked = np.full((n, _MOST_VIEWS + 2), -1)
-    looked[:, 1 : 1 + min(_MOST_VIEWS, width)] = top[:, :_MOST_VIEWS]
-    looked[:, 1:-1][np.arange(_MOST_VIEWS) >= n_views[:, None]] = -1
+    looked[:, 1:-1] = np.where(np.arange(_MOST_VIEWS) < n_views[:, None], ranked[:, :_MOST_VIEWS], -1)
 
     # What was looked at is weighed again, more strictly, and the best may be bought.
     seen = np.where(looked >= 0, utility[every[:, None], looked], -np.inf)
-    weighed = (1 - _BROWSING) * seen + rng.gumbel(size=looked.shape)
-    best = np.where(looked >= 0, weighed, -np.inf).argmax(axis=1)
+    best = ((1 - _BROWSING) * seen + rng.gumbel(size=seen.shape)).argmax(axis=1)
     bought = np.zeros(looked.shape, dtype=bool)
-    bought[every, best] = (rng.random(n) < 0.45) & np.isfinite(seen[every, best])
+    bought[every, best] = (rng.random(n) < 0.45) & (looked[every, best] >= 0)
 
-    # Place 0: something that goes with the last purchase. Last place: something that goes with this one.
-    for place, cause, share in ((0, last_bought, market.complement_share), (-1, looked[every, best], 0.3)):
+    # First place: something that goes with the last purchase. Last place: something that goes with this one.
+    this = np.where(bought[every, best], looked[every, best], -1)
+    for place, cause, share in ((0, last_bought, market.complement_share), (-1, this, 0.3)):
         partner = market.complements[cause, rng.integers(N_COMPLEMENTS, size=n)].astype(np.int64)
-        wanted = (cause >= 0) & (partner >= 0) & (rng.random(n) < share)
-        wanted &= np.isfinite(utility[every, partner]) & ~(looked == partner[:, None]).any(axis=1)
-        if place == -1:
-            wanted &= bought[every, best]
+        wanted = (rng.random(n) < share) & (cause >= 0) & (partner >= 0) & np.isfinite(utility[every, partner])
+        wanted &= (looked != partner[:, None]).all(axis=1)
         looked[wanted, place] = partner[wanted]
-        bought[wanted, place] = rng.random(int(wanted.sum())) < 0.75
+        bought[:, place] = wanted & (rng.random(n) < 0.75)
+    return looked, bought
 
-    # A fifth of the visits begin on a listing page: the first look stands somewhere among the next best.
-    page = np.full((n, _PAGE), -1)
-    shown = np.flatnonzero((rng.random(n) < 0.2) & (width == _MOST_VIEWS + _PAGE))
-    page[shown] = top[shown, _MOST_VIEWS:] if width == _MOST_VIEWS + _PAGE else -1
-    page[shown, rng.integers(_PAGE, size=len(shown))] = top[shown, 0]
-    page[shown] = np.where(np.isfinite(utility[shown[:, None], page[shown]]), page[shown], -1)
-    return looked, bought, page
+
+def _list_page(ranked: Ints, rng: np.random.Generator) -> Ints:
+    """A fifth of the visits begin on a listing page: the first look stands somewhere among the next best."""
+    n = len(ranked)
+    page = ranked[:, _MOST_VIEWS:].copy()
+    page[np.arange(n), rng.integers(_PAGE, size=n)] = ranked[:, 0]
+    page[rng.random(n) >= 0.2] = -1
+    return page
 
 
 def record_events(
-    visits: Visits,
-    designs: list[Design],
-    n_users: int,
-    start: datetime,
-    days: int,
-    rng: np.random.Generator,
+    visits: Visits, designs: list[Design], n_users: int, start: datetime, days: int, rng: np.random.Generator
 ) -> pl.DataFrame:
     """Return EVENTS in the order of time.
 
     A look is a detail-page-view; what is bought was in the cart before; some carts are emptied again, some visits begin
     with a search, some buyers rate what they bought.
     """
-    n, width = visits.looked.shape
+    shape = visits.looked.shape
     present = visits.looked >= 0
-    gap = rng.integers(15, 110, size=(n, width)) * present
-    view_at = visits.start[:, None] + np.cumsum(gap, axis=1)
-    checkout = view_at.max(axis=1)[:, None] + rng.integers(20, 90, size=(n, 1))
-    in_cart = visits.bought | (present & (rng.random((n, width)) < 0.14))
-    removed = in_cart & ~visits.bought & (rng.random((n, width)) < 0.3)
-    rated = visits.bought & (rng.random((n, width)) < 0.12)
-    searching = rng.random(n) < 0.12
-    shown = visits.page >= 0
+    begin = visits.start[:, None]
+    view_at = begin + np.cumsum(rng.integers(15, 110, size=shape) * present, axis=1)
+    checkout = np.broadcast_to(view_at.max(axis=1, keepdims=True) + rng.integers(20, 90, size=begin.shape), shape)
+    rated_at = checkout + rng.integers(2 * _DAY_SECONDS, 12 * _DAY_SECONDS, size=shape)
+    in_cart = visits.bought | (present & (rng.random(shape) < 0.14))
+    removed = in_cart & ~visits.bought & (rng.random(shape) < 0.3)
+    rated = visits.bought & (rng.random(shape) < 0.12)
+    searched = rng.random(begin.shape) < 0.12
+    quantity = np.where(rng.random(shape) < 0.07, 2, 1)
+    price = np.array([design.price_cents for design in designs], dtype=float)[visits.looked]
+    stars = np.clip(np.round(rng.normal(4.2, 0.9, size=shape)), 1, 5)
 
-    price = np.array([design.price_cents for design in designs], dtype=float)
-    item_ids = pl.Series([design.item_id for design in designs], dtype=pl.String)
-    frames = []
-
-    def add(event_type: str, chosen: npt.NDArray[np.bool_], rows: Ints, seconds: Ints, **extra: Any) -> None:
-        """Add one event per true cell of ``chosen`` [n, width]; ``extra`` are full matrices too."""
-        visit, place = np.nonzero(chosen)
-        frames.append(
-            pl.DataFrame(
-                {
-                    "event_type": pl.repeat(event_type, len(visit), eager=True),
-                    "visit": visit,
-                    "row": rows[visit, place],
-                    "second": np.broadcast_to(seconds, chosen.shape)[visit, place],
-                    "value": extra["value"][visit, place] if "value" in extra else pl.repeat(None, len(visit), eager=True, dtype=pl.Float64),
-                    "quantity": extra["quantity"][visit, place] if "quantity" in extra else pl.repeat(None, len(visit), eager=True, dtype=pl.Int64),
-                    "position": place + 1 if event_type == "impression" else pl.repeat(None, len(visit), eager=True, dtype=pl.Int64),
-                }
-            )
-        )  # fmt: skip
-
-    quantity = np.where(rng.random((n, width)) < 0.07, 2, 1)
-    stars = np.clip(np.round(rng.normal(4.2, 0.9, size=(n, width))), 1, 5)
-    add("search", searching[:, None], np.full((n, 1), -1), visits.start[:, None])
-    add("impression", shown, visits.page, visits.start[:, None] + 3)
-    add("detail-page-view", present, visits.looked, view_at)
-    add("add-to-cart", in_cart, visits.looked, view_at + rng.integers(5, 14, size=(n, width)), quantity=quantity)
-    add("remove-from-cart", removed, visits.looked, checkout - 5, quantity=quantity)
-    add("purchase", visits.bought, visits.looked, checkout, value=price[visits.looked], quantity=quantity)
-    later = rng.integers(2 * _DAY_SECONDS, 12 * _DAY_SECONDS, size=(n, width))
-    add("rating", rated, visits.looked, checkout + later, value=stars)
-
-    events = pl.concat(frames).filter(pl.col("second") < days * _DAY_SECONDS)
-    events = events.sort("second", "visit", maintain_order=True).with_row_index("number", offset=1)
-    who = pl.col("visit").replace_strict(pl.Series(np.arange(n)), pl.Series(visits.shopper)) if n else pl.col("visit")
-    return events.select(
-        event_id=pl.format("e{}", pl.col("number").cast(pl.String).str.zfill(8)),
+    nowhere = np.full(begin.shape, -1)
+    on_page = np.broadcast_to(np.arange(1, _PAGE + 1), visits.page.shape)
+    page_at = np.broadcast_to(begin + 3, visits.page.shape)
+    events = pl.concat(
+        [
+            _happened("search", searched, nowhere, begin),
+            _happened("impression", visits.page >= 0, visits.page, page_at, position=on_page),
+            _happened("detail-page-view", present, visits.looked, view_at),
+            _happened("add-to-cart", in_cart, visits.looked, view_at + 9, quantity=quantity),
+            _happened("remove-from-cart", removed, visits.looked, checkout - 5, quantity=quantity),
+            _happened("purchase", visits.bought, visits.looked, checkout, value=price, quantity=quantity),
+            _happened("rating", rated, visits.looked, rated_at, value=stars),
+        ]
+    )
+    events = events.filter(pl.col("second") < days * _DAY_SECONDS).sort("second", "visit", maintain_order=True)
+    visit, row = events["visit"].to_numpy(), events["row"].to_numpy()
+    who = visits.shopper[visit]
+    item_ids = pl.Series([*(design.item_id for design in designs), None], dtype=pl.String)
+    return events.with_columns(
+        pl.Series("user_id", [f"u{user:06d}" if user < n_users else None for user in who.tolist()], dtype=pl.String),
+        item_ids.gather(np.where(row < 0, len(designs), row)).alias("item_id"),
+    ).select(
+        event_id=pl.format("e{}", pl.int_range(1, pl.len() + 1).cast(pl.String).str.zfill(8)),
         event_type="event_type",
-        user_id=pl.when(who < n_users).then(pl.format("u{}", who.cast(pl.String).str.zfill(6))),
+        user_id="user_id",
         session_id=pl.format("s{}", pl.col("visit").cast(pl.String).str.zfill(7)),
-        item_id=pl.lit(item_ids).implode().list.get(pl.when(pl.col("row") >= 0).then(pl.col("row")), null_on_oob=True),
+        item_id="item_id",
         value="value",
-        quantity=pl.col("quantity").cast(pl.Int32),
+        quantity="quantity",
         recommendation_id=pl.lit(None, dtype=pl.String),
-        position=pl.col("position").cast(pl.Int32),
+        position="position",
         timestamp=pl.lit(start).cast(EVENTS["timestamp"]) + pl.duration(seconds=pl.col("second")),
+    )
+
+
+def _happened(
+    event_type: str,
+    chosen: Bools,
+    rows: Ints,
+    seconds: Ints,
+    *,
+    value: npt.NDArray[np.float64] | None = None,
+    quantity: Ints | None = None,
+    position: Ints | None = None,
+) -> pl.DataFrame:
+    """One event per true cell of ``chosen``; every matrix is [n_visits, places]. -1 in ``rows`` stands for no item."""
+    visit, place = np.nonzero(chosen)
+    optional = {"value": (value, pl.Float64), "quantity": (quantity, pl.Int32), "position": (position, pl.Int32)}
+    return pl.DataFrame(
+        {
+            "event_type": [event_type] * len(visit),
+            "visit": visit,
+            "row": rows[visit, place],
+            "second": seconds[visit, place],
+            **{
+                name: pl.Series(name, [None] * len(visit) if matrix is None else matrix[visit, place], dtype=dtype)
+                for name, (matrix, dtype) in optional.items()
+            },
+        },
+        schema_overrides={"event_type": pl.String},
     )

@@ -1,4 +1,4 @@
-"""The demonstration shop's words, as tables: kinds of product, brands, styles, and the traits that only reviews mention."""
+"""The demonstration shop's words, as tables: kinds of product, brands, styles, and what only reviews mention."""
 
 from typing import NamedTuple
 
@@ -18,13 +18,13 @@ class Kind(NamedTuple):
 
 KINDS: dict[str, Kind] = {
     "shirt": Kind("Clothing > Tops > Shirts", "clothing", ("shirt", "button-down shirt"), 4490,
-                  ("cotton", "linen", "poplin"), ("with long sleeves and buttoned cuffs", "with short sleeves"), 130, 0.5),
+                  ("cotton", "linen", "poplin"), ("with long sleeves and cuffs", "with short sleeves"), 130, 0.5),
     "t-shirt": Kind("Clothing > Tops > T-shirts", "clothing", ("T-shirt", "tee"), 1990,
                     ("cotton", "jersey"), ("with a crew neck",), 190, 0.9),
     "sweater": Kind("Clothing > Tops > Sweaters", "clothing", ("sweater", "jumper", "pullover"), 5990,
                     ("wool", "cotton knit", "merino"), ("with ribbed hem and cuffs",), 350, 1.2),
     "dress": Kind("Clothing > Dresses", "clothing", ("dress",), 6990,
-                  ("viscose", "cotton", "linen"), ("sleeveless, with a flared hem", "with short sleeves and a tied waist"),
+                  ("viscose", "cotton"), ("without sleeves, flared at the hem", "with short sleeves and a tied waist"),
                   150, 1.2),
     "skirt": Kind("Clothing > Skirts", "clothing", ("skirt",), 4290,
                   ("cotton", "viscose", "denim"), ("pleated and flared", "narrow, buttoned down the front"), 140, 0.8),
@@ -36,7 +36,7 @@ KINDS: dict[str, Kind] = {
                     ("canvas", "suede", "mesh"), ("with a white rubber sole",), 110, 0.6),
     "boot": Kind("Shoes > Boots", "shoes", ("ankle boots", "boots"), 10990,
                  ("leather", "suede"), ("with elastic side panels",), 330, 1.2),
-    "socks": Kind("Clothing > Socks", "shoes", ("socks", "pair of socks"), 890,
+    "socks": Kind("Clothing > Socks", "shoes", ("socks", "crew socks"), 890,
                   ("cotton", "merino"), ("with ribbed cuffs",), 345, 0.5),
     "tote bag": Kind("Bags > Handbags", "bags", ("handbag", "bag"), 5990,
                      ("canvas", "leather"), ("with two leather handles", "with a flap and a brass clasp"), 120, 0.2),
@@ -51,11 +51,11 @@ KINDS: dict[str, Kind] = {
     "umbrella": Kind("Accessories > Umbrellas", "bags", ("umbrella",), 2990,
                      ("polyester", "pongee"), ("with a curved wooden handle",), 300, 0.5),
     "mug": Kind("Home > Kitchen > Mugs", "kitchen", ("mug", "coffee mug"), 1490,
-                ("stoneware", "porcelain"), ("tall and straight, for coffee", "wide and rounded, for cappuccino"), 340, 0.6),
+                ("stoneware", "porcelain"), ("tall and straight", "wide and rounded, for cappuccino"), 340, 0.6),
     "teapot": Kind("Home > Kitchen > Teapots", "kitchen", ("teapot",), 3990,
                    ("stoneware", "porcelain"), ("with a lid and a curved spout",), 330, 0.7),
     "lamp": Kind("Home > Lighting > Table lamps", "living", ("table lamp", "lamp"), 7490,
-                 ("linen shade", "cotton shade"), ("with a conical shade on a brass stand", "with a drum shade on turned wood"),
+                 ("linen shade", "cotton shade"), ("with a cone shade on brass", "with a drum shade on turned wood"),
                  330, 0.5),
     "armchair": Kind("Home > Furniture > Armchairs", "living", ("armchair", "chair"), 34900,
                      ("velvet", "woven upholstery"), ("with padded armrests", "on a slender wooden frame"), 20, 0.2),
@@ -91,10 +91,10 @@ class Brand(NamedTuple):
 
 
 BRANDS = (
-    Brand("Pico", 0.60, "casual"), Brand("Ashgrove", 1.00, "casual"), Brand("Brightwater", 1.35, "casual"),
-    Brand("Belle Rive", 0.75, "elegant"), Brand("Maison Odile", 1.70, "elegant"), Brand("Corsini", 1.25, "elegant"),
+    Brand("Pico", 0.60, "casual"), Brand("Ashgrove", 1.00, "casual"), Brand("Brightwell", 1.35, "casual"),
+    Brand("Belle Rive", 0.75, "elegant"), Brand("Corsini", 1.25, "elegant"), Brand("Maison Odile", 1.70, "elegant"),
     Brand("Volt & Verve", 0.70, "sporty"), Brand("Kestrel", 1.05, "sporty"), Brand("Norda Peak", 1.50, "sporty"),
-    Brand("Second Spring", 0.65, "vintage"), Brand("Hollis & Vane", 1.10, "vintage"), Brand("Old Quay", 1.45, "vintage"),
+    Brand("Second Spring", 0.65, "vintage"), Brand("Hollis", 1.10, "vintage"), Brand("Old Quay", 1.45, "vintage"),
     Brand("Plano", 0.70, "minimal"), Brand("Nordlys", 1.20, "minimal"), Brand("Studio Tarn", 1.65, "minimal"),
 )  # fmt: skip
 
@@ -129,7 +129,7 @@ USES: dict[str, tuple[str, ...]] = {
     "shoes": ("Goes from the office to the park.", "Wipe clean with a damp cloth.", "Comes in a recycled box."),
     "bags": ("Fits into any outfit.", "A present that is hard to get wrong.", "Designed for the daily commute."),
     "kitchen": ("For the breakfast table.", "Glazed by hand, so no two are quite alike.", "Fits the dishwasher rack."),
-    "living": ("Looks at home in the living room or the study.", "Brings a corner to life.", "Assembled in minutes."),
+    "living": ("Looks at home anywhere in the house.", "Brings a corner to life.", "Assembled in minutes."),
 }
 
 
@@ -150,7 +150,7 @@ REVIEW_TRAITS: dict[str, ReviewTrait] = {
     "soft": ReviewTrait(
         "very soft to the touch",
         ("shirt", "t-shirt", "sweater", "dress", "socks", "scarf", "cushion", "armchair"),
-        {"": ("It is so soft, I keep touching it.", "Incredibly soft to the touch.", "The softest one I own, really soft.",
+        {"": ("It is so soft, I keep touching it.", "Incredibly soft to the touch.", "The softest I own.",
               "Very soft fabric, like a kitten.")},
         0.3,
     ),
@@ -165,14 +165,14 @@ REVIEW_TRAITS: dict[str, ReviewTrait] = {
         "keeps warm for hours",
         ("sweater", "coat", "scarf", "boot", "socks", "mug", "teapot"),
         {"": ("Kept me warm on an icy morning.", "So warm, even in the wind.", "Really keeps you warm all winter."),
-         "mug": ("Keeps my coffee warm for an hour.", "Coffee stays warm until the last sip.", "Keeps coffee hot and warm."),
+         "mug": ("Keeps my coffee warm for an hour.", "Coffee stays warm until the last sip.", "Keeps coffee warm."),
          "teapot": ("Keeps tea warm through the whole breakfast.", "The tea stays warm for ages.")},
         0.2,
     ),
     "roomy": ReviewTrait(
         "roomy, holds a lot",
         ("tote bag", "backpack", "coat", "mug", "armchair", "trousers"),
-        {"": ("Surprisingly roomy, holds a lot.", "So much room in it, I can fit everything.", "Very roomy and spacious."),
+        {"": ("Surprisingly roomy, holds a lot.", "So much room in it, I can fit everything.", "Very roomy."),
          "trousers": ("Roomy pockets that hold a phone.", "Very roomy in the thigh."),
          "mug": ("Holds a huge amount of coffee.", "A roomy mug, holds nearly half a litre.")},
         0.2,
@@ -180,20 +180,20 @@ REVIEW_TRAITS: dict[str, ReviewTrait] = {
     "waterproof": ReviewTrait(
         "waterproof, stays dry in the rain",
         ("coat", "boot", "sneaker", "tote bag", "backpack", "cap", "watch"),
-        {"": ("Waterproof: it survived a downpour.", "Stayed bone dry in heavy rain.", "Rain just runs off, fully waterproof."),
+        {"": ("Waterproof: it survived a downpour.", "Stayed bone dry in heavy rain.", "Rain just runs off."),
          "watch": ("Waterproof, I swim with it.", "Still ticking after a shower, it is waterproof.")},
         0.2,
     ),
     "featherlight": ReviewTrait(
         "weighs nothing, featherlight",
         ("t-shirt", "sneaker", "backpack", "umbrella", "watch", "cap", "lamp"),
-        {"": ("Featherlight, I forget that I have it.", "It weighs next to nothing.", "So lightweight, like a feather.")},
+        {"": ("Featherlight, I forget that I have it.", "It weighs next to nothing.", "So light, like a feather.")},
         0.2,
     ),
     "gets compliments": ReviewTrait(
         "everybody asks where I bought it, compliments",
         ("dress", "skirt", "tote bag", "teapot", "lamp", "vase", "cushion", "armchair", "umbrella", "scarf"),
-        {"": ("I get compliments all the time.", "Every guest asks where I bought it.", "So many compliments from strangers.")},
+        {"": ("I get compliments all the time.", "Every guest asks where I bought it.", "So many compliments.")},
         0.4,
     ),
     "squeaks": ReviewTrait(
@@ -220,10 +220,15 @@ REVIEW_TRAITS: dict[str, ReviewTrait] = {
 }  # fmt: skip
 
 REVIEW_OPENINGS: dict[int, tuple[str, ...]] = {
-    5: ("Love this {noun}!", "Could not be happier.", "Exactly what I hoped for.", "Perfect {noun}, would buy again."),
+    5: (
+        "Love {this} {noun}!",
+        "Could not be happier.",
+        "Exactly what I hoped for.",
+        "Perfect {noun}, would buy again.",
+    ),
     4: ("Good {noun} for the price.", "Pleased with it.", "Nice {noun}, small flaws aside.", "Solid purchase."),
-    3: ("It is all right.", "An average {noun}.", "Not bad, not great.", "Mixed feelings about this {noun}."),
-    2: ("Expected more.", "Rather disappointed with this {noun}.", "Not what I had hoped for."),
+    3: ("It is all right.", "Average {noun}.", "Not bad, not great.", "Mixed feelings about {this} {noun}."),
+    2: ("Expected more.", "Rather disappointed with {this} {noun}.", "Not what I had hoped for."),
     1: ("Sent it back.", "Would not buy again.", "A waste of money.", "Terrible {noun}."),
 }
 REVIEW_TITLES: dict[int, tuple[str, ...]] = {
@@ -236,7 +241,7 @@ REVIEW_TITLES: dict[int, tuple[str, ...]] = {
 REVIEW_SEEN = (
     "The {pattern} {colour} looks just like in the picture.",
     "The {colour} is lovely in daylight.",
-    "{Colour} suits our home.",
+    "{Colour} was the right choice.",
     "I like the {pattern} design.",
     "A present for my sister, who likes {colour}.",
 )
