@@ -33,7 +33,9 @@ class Written(NamedTuple):
 
 def insert_for(engine: Engine | Connection, table: type[Base]) -> Any:
     """``INSERT`` with ``ON CONFLICT``, which SQLAlchemy offers per database and not in general."""
-    return (postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert)(table)
+    insert = postgresql_insert if engine.dialect.name == "postgresql" else sqlite_insert
+    # PostgreSQL inserts many rows a statement, and counts those that were new only when asked to.
+    return insert(table).execution_options(preserve_rowcount=True)
 
 
 def insert_events(engine: Engine, events: Sequence[Mapping[str, Any]]) -> tuple[int, int]:
@@ -73,25 +75,30 @@ def insert_reviews(engine: Engine, reviews: Sequence[Mapping[str, Any]]) -> Writ
     return Written(created, 0, len(rows) - created)
 
 
-def insert_users(engine: Engine, users: Sequence[Mapping[str, Any]]) -> None:
-    """Add users or replace their attributes.
+def put_users(engine: Engine, users: Sequence[Mapping[str, Any]]) -> Written:
+    """Create users or replace their attributes; of several rows for one user the last counts.
 
     Args:
         engine: the database.
-        users: mappings with ``user_id`` and ``attributes``.
+        users: mappings with ``user_id`` and ``attributes``, a dict.
     """
-    if not users:
-        return
-    with engine.begin() as connection:
-        insert = insert_for(connection, User)
-        connection.execute(
-            insert.on_conflict_do_update(
-                index_elements=["user_id"],
-                set_={"attributes": insert.excluded.attributes},
-                where=User.attributes.is_distinct_from(insert.excluded.attributes),
-            ),
-            [{"user_id": user["user_id"], "attributes": user["attributes"]} for user in users],
-        )
+    rows = {user["user_id"]: user["attributes"] for user in sorted(users, key=lambda user: user["user_id"])}
+    with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
+        known: dict[str, dict[str, Any]] = {}
+        for some in _chunks(list(rows)):
+            statement = select(User.user_id, User.attributes).where(User.user_id.in_(some)).with_for_update()
+            known |= {user_id: attributes for user_id, attributes in connection.execute(statement)}
+        written = [user_id for user_id in rows if user_id not in known or rows[user_id] != known[user_id]]
+        if written:
+            insert = insert_for(connection, User)
+            connection.execute(
+                insert.on_conflict_do_update(
+                    index_elements=["user_id"], set_={"attributes": insert.excluded.attributes}
+                ),
+                [{"user_id": user_id, "attributes": rows[user_id]} for user_id in written],
+            )
+    created = len(rows.keys() - known.keys())
+    return Written(created, len(written) - created, len(rows) - len(written))
 
 
 def insert_unknown_items(engine: Engine, item_ids: Iterable[str]) -> int:
