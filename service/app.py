@@ -11,7 +11,6 @@ Beside the requests run two threads: the watcher (a new release, changed stock, 
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from importlib.metadata import version
 from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
@@ -80,7 +79,7 @@ def create_app(
 
     app = FastAPIOffline(  # FastAPI whose /docs loads nothing from another host
         title="Recommendations",
-        version=version("shop-recsys"),
+        version="1",
         description=openapi.DESCRIPTION,
         lifespan=lifespan,
         redoc_url=None,

@@ -1,0 +1,158 @@
+"""A shop of sixty items in two tastes, and releases of it small enough to make in a test.
+
+Items ``red-00`` … and ``blue-00`` …: whoever looked at red ones buys red ones. Everything is real (tables, index,
+tower, files on disk); only the encoders are left out, whose vectors are planted here.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from fastapi.testclient import TestClient
+from recsys.retrieval.users import UserTower
+from sqlalchemy import Engine
+
+from recsys.artifacts import Manifest, Release, save_release
+from recsys.data.releases import publish_release, record_release
+from recsys.histories import read_interactions
+from recsys.ranking.features import FeatureTables, fit_item_features
+from recsys.retrieval.fit import TablesConfig, fit_retrieval
+from recsys.retrieval.index import IndexConfig
+from recsys.retrieval.retrieve import RetrievalConfig
+from recsys.schema import EVENTS
+from service.app import create_app
+from service.deps import Service
+from service.settings import Settings
+
+N_EACH = 30
+ITEM_IDS = sorted([f"red-{i:02}" for i in range(N_EACH)] + [f"blue-{i:02}" for i in range(N_EACH)])
+RETRIEVAL = {"depth": 20, "trending_depth": 10}
+CUTOFF = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def items() -> list[dict[str, Any]]:
+    """The catalogue: ``red-07`` costs 1007 cents, came on the 8th of January, and is a dress of Alba."""
+    return [
+        {
+            "item_id": item_id,
+            "title": f"{item_id.split('-')[0].title()} dress {item_id[-2:]}",
+            "category": f"Dresses > {item_id.split('-')[0].title()}",
+            "brand": "Alba",
+            "price_cents": 1000 + int(item_id[-2:]),
+            "in_stock": True,
+            "attributes": {"colour": item_id.split("-")[0]},
+            "images": [f"images/{item_id}.jpg", f"images/{item_id}-back.jpg"],
+            "created_at": datetime(2026, 1, 1, tzinfo=UTC) + timedelta(days=int(item_id[-2:])),
+        }
+        for item_id in ITEM_IDS
+    ]
+
+
+def build_release(folder: Path, seed: int = 0) -> Release:
+    """A release of the shop, saved below ``folder``; another seed makes another version."""
+    rng = np.random.default_rng(seed)
+    shoppers = [f"u{n:02}" for n in range(40)]
+    rows = [
+        {
+            "event_id": f"{shopper}-{step}",
+            "event_type": "purchase" if step % 3 == 2 else "detail-page-view",
+            "user_id": shopper,
+            "item_id": f"{'red' if number % 2 else 'blue'}-{rng.integers(N_EACH):02}",
+            "timestamp": CUTOFF - timedelta(days=6, minutes=number) + timedelta(hours=step * 12),
+        }
+        for number, shopper in enumerate(shoppers)
+        for step in range(9)
+    ]
+    events = read_interactions(pl.DataFrame(rows, schema=EVENTS), ITEM_IDS)
+    colour = np.array([item_id.startswith("red") for item_id in ITEM_IDS])
+    vectors = rng.normal(0, 0.3, (len(ITEM_IDS), 16))
+    vectors[:, 0] += np.where(colour, 1.0, -1.0)
+    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    catalogue = items()
+    created = np.array([item["created_at"].timestamp() / 86_400 for item in catalogue])
+    as_of_days = CUTOFF.timestamp() / 86_400
+    retrieval = fit_retrieval(
+        ITEM_IDS,
+        created,
+        vectors,
+        events,
+        UserTower(),
+        as_of_days,
+        tables=TablesConfig(neighbours=20),
+        index=IndexConfig(),
+        retrieval=RetrievalConfig(**RETRIEVAL),
+        threads=1,
+    )
+    category = colour.astype(np.int32)
+    tables = FeatureTables(
+        as_of_days=as_of_days,
+        items=fit_item_features(
+            events,
+            as_of_days,
+            price_cents=np.array([item["price_cents"] for item in catalogue], np.float32),
+            category=category,
+            review_rows=np.zeros(0, np.int32),
+            review_ratings=np.zeros(0, np.float32),
+        ),
+        created_at_days=created,
+        category=category,
+        brand=np.zeros(len(ITEM_IDS), np.int32),
+        family=np.full(len(ITEM_IDS), -1, np.int32),
+        attributes=category[:, None].copy(),
+        spaces={"fused": vectors, "image": vectors.astype(np.float16), "text": vectors.astype(np.float16)},
+    )
+    manifest = Manifest(
+        version="",
+        data_cutoff=CUTOFF,
+        embedding_cutoff=CUTOFF,
+        code_commit="",
+        config={"retrieval": RETRIEVAL, "seed": seed},
+        metrics={},
+        index_kind="flat",
+        index_recall=1.0,
+        n_items=len(ITEM_IDS),
+        dim=16,
+    )
+    release = Release(
+        manifest=manifest,
+        item_ids=ITEM_IDS,
+        titles=[item["title"] for item in catalogue],
+        in_stock=np.ones(len(ITEM_IDS), bool),
+        retrieval=retrieval,
+        tables=tables,
+        ranker=None,
+    )
+    return save_release(release, folder)
+
+
+def publish(engine: Engine, folder: Path, seed: int = 0) -> str:
+    """Build, record and publish a release; returns its version."""
+    version = build_release(folder, seed).manifest.version
+    path = str(folder / version)
+    record_release(engine, version=version, path=path, data_cutoff=CUTOFF, checksum="", metrics={})
+    publish_release(engine, version)
+    return version
+
+
+@contextmanager
+def serve(engine: Engine, settings: Settings | None = None, **parts: Any) -> Iterator[tuple[TestClient, Service]]:
+    """A client of a running app over ``engine``'s database, and the app's parts. Errors of the service raise here."""
+    defaults = settings or settings_for(engine)
+    app = create_app(defaults, **parts)
+    with TestClient(app) as client:
+        yield client, app.state.service
+
+
+def settings_for(engine: Engine, **chosen: Any) -> Settings:
+    """Settings over ``engine``'s database; the watcher looks only when a test asks it to."""
+    url = engine.url.render_as_string(hide_password=False)
+    return Settings(**{"database": url, "reload_seconds": 3600, **chosen})
+
+
+def ids(answer: dict[str, Any]) -> list[str]:
+    """The item ids of an answer."""
+    return [item["id"] for item in answer["items"]]
