@@ -22,7 +22,7 @@ from recsys.data.synthetic_pictures import save_picture
 from recsys.errors import ConfigError
 from recsys.schema import EVENTS, ITEMS, REVIEWS, validate
 
-_APPEAL = 0.6  # standard deviation of what everybody sees in an item
+_APPEAL = 0.5  # standard deviation of what everybody sees in an item
 
 
 @dataclass(frozen=True)
@@ -32,7 +32,7 @@ class ShopConfig:
     n_items: int = 1_500
     n_users: int = 3_000  # shoppers with an account
     anonymous: float = 0.2  # visitors without one, as a share of n_users
-    visits_per_user: float = 4.4  # mean
+    visits_per_user: float = 6.0  # after the first one, mean of those who come again
     days: int = 60
     end: datetime = datetime(2026, 3, 1, tzinfo=UTC)  # the first moment that nothing is known of
     seed: int = 0

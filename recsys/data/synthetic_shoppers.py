@@ -54,7 +54,7 @@ def plant_taste(n_shoppers: int, rng: np.random.Generator) -> Floats:
     for column, trait in enumerate(TRAITS):
         columns.setdefault(trait.split("=")[0], []).append(column)
     departments = sorted({kind.department for kind in words.KINDS.values()})
-    n_segments = 12
+    n_segments = 24
     segments = np.zeros((n_segments, len(TRAITS)), dtype=np.float32)
     for segment in segments:
         liked = rng.choice(len(departments), size=2, replace=False)
@@ -116,7 +116,7 @@ def season_of(designs: list[Design], start: datetime, days: int) -> Floats:
     day_of_year = start.timetuple().tm_yday + np.arange(days)
     peaks = np.array([words.KINDS[design.look.kind].peak_day for design in designs])
     swings = np.array([words.KINDS[design.look.kind].swing for design in designs])
-    return np.asarray(0.5 * swings * np.cos(2 * np.pi * (day_of_year[:, None] - peaks) / 365.25), dtype=np.float32)
+    return np.asarray(swings * np.cos(2 * np.pi * (day_of_year[:, None] - peaks) / 365.25), dtype=np.float32)
 
 
 @dataclass(frozen=True)
@@ -135,14 +135,14 @@ def plan_visits(
 ) -> tuple[Ints, Ints]:
     """Return (shopper, second since the start) of each visit, by time.
 
-    The first ``n_users`` shoppers have an account: a fifth of them come once, the rest come again, some daily and some
-    rarely. The others are anonymous and come once.
+    The first ``n_users`` shoppers have an account: a fifth of them come once, the rest come again ``visits_per_user``
+    times on average had they the whole period, some often and some rarely. The others are anonymous and come once.
     """
-    eagerness = rng.gamma(1.2, (visits_per_user - 0.2) / 0.8 / 1.2, size=n_users)
-    counts = np.where(rng.random(n_users) < 0.2, 1, 1 + rng.poisson(np.maximum(eagerness - 1, 0.3)))
-    shopper = np.concatenate([np.repeat(np.arange(n_users), counts), np.arange(n_users, n_shoppers)])
     # People join over the whole period; two thirds were there before.
     joined = np.where(rng.random(n_shoppers) < 0.65, 0.0, rng.random(n_shoppers))
+    eagerness = rng.gamma(1.2, visits_per_user / 1.2, size=n_users) * (1 - joined[:n_users])
+    counts = np.where(rng.random(n_users) < 0.2, 1, 1 + rng.poisson(eagerness))
+    shopper = np.concatenate([np.repeat(np.arange(n_users), counts), np.arange(n_users, n_shoppers)])
     busy = _WEEKDAYS[(start.weekday() + np.arange(days)) % 7] * np.linspace(0.92, 1.08, days)
     reached = np.cumsum(busy) / busy.sum()
     share = joined[shopper] + (1 - joined[shopper]) * rng.random(len(shopper))
@@ -150,7 +150,9 @@ def plan_visits(
     hour = rng.choice(24, size=len(shopper), p=_HOURS / _HOURS.sum())
     second = np.minimum(hour * 3600 + rng.integers(3600, size=len(shopper)), _LAST_SECOND)
     when = day * _DAY_SECONDS + second
-    order = np.lexsort((shopper, when))
+    # At most one visit a day: what was bought in the morning would have to be known in the evening.
+    _, kept = np.unique(day * n_shoppers + shopper, return_index=True)
+    order = kept[np.lexsort((shopper[kept], when[kept]))]
     return shopper[order], when[order]
 
 

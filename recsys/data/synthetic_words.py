@@ -13,7 +13,7 @@ class Kind(NamedTuple):
     materials: tuple[str, ...]
     details: tuple[str, ...]  # one per cut of the outline
     peak_day: int  # day of the year on which it sells best
-    swing: float  # how much, as a log factor between the peak and half a year later
+    swing: float  # log of how much more that is than on an ordinary day
 
 
 KINDS: dict[str, Kind] = {
@@ -226,7 +226,7 @@ REVIEW_OPENINGS: dict[int, tuple[str, ...]] = {
         "Exactly what I hoped for.",
         "Perfect {noun}, would buy again.",
     ),
-    4: ("Good {noun} for the price.", "Pleased with it.", "Nice {noun}, small flaws aside.", "Solid purchase."),
+    4: ("Good {noun} for the price.", "Pleased with it.", "Nice {noun}, minor flaws aside.", "Solid purchase."),
     3: ("It is all right.", "Average {noun}.", "Not bad, not great.", "Mixed feelings about {this} {noun}."),
     2: ("Expected more.", "Rather disappointed with {this} {noun}.", "Not what I had hoped for."),
     1: ("Sent it back.", "Would not buy again.", "A waste of money.", "Terrible {noun}."),
