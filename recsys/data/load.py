@@ -16,8 +16,8 @@ from recsys.data.tables import Event, Item, ItemImage, Review
 from recsys.request import Interaction
 from recsys.schema import ITEMS, REVIEWS
 
-# What a shopper did with an item. An impression is what the shop did, and a search names no item.
-HISTORY_EVENT_TYPES = ("detail-page-view", "add-to-cart", "remove-from-cart", "purchase", "rating")
+# What says that a shopper cares for an item: not an impression, which the shop chose, nor a change of mind.
+HISTORY_EVENT_TYPES = ("detail-page-view", "add-to-cart", "purchase", "rating")
 
 
 def load_items(engine: Engine) -> pl.DataFrame:
