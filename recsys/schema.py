@@ -20,6 +20,10 @@ EVENT_TYPES = (
     "rating",
 )
 
+# What says that a shopper cares for an item, and so what a history consists of: not an impression, which the shop chose,
+# nor a search, which names no item, nor a change of mind.
+HISTORY_EVENT_TYPES = ("detail-page-view", "add-to-cart", "purchase", "rating")
+
 ITEMS = pl.Schema(
     {
         "item_id": pl.String,

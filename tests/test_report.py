@@ -70,7 +70,7 @@ def ab() -> ABInput:
         n_requests=2000,
         comparisons=compare_all(a, b),
         catalogue={"coverage": (0.3, 0.4)},
-        segments={"events in the history": {"none": compare(a["NDCG@12"][:900], b["NDCG@12"][:900])}},
+        segments={"NDCG@12 by events in the history": {"none": compare(a["NDCG@12"][:900], b["NDCG@12"][:900])}},
         fallbacks={"full": (1500, 1600), "trending": (500, 400)},
         overlap=0.43,
         examples=[SlatePair("Ann", [], [SheetItem("x", "Hat")], [SheetItem("y", "Coat", bought=True)])],

@@ -30,6 +30,7 @@ def test_one_request_where_the_shopper_first_came_with_all_that_was_before():
         ("ann", "s1", "purchase", "hat", -30),
         ("ann", "s2", "impression", "tie", -20),
         ("ann", "s2", "search", None, -19),
+        ("ann", "s2", "remove-from-cart", "tie", -18.5),
         ("ann", "s2", "detail-page-view", "coat", -18),
         ("ann", "s3", "detail-page-view", "scarf", 2),
         ("ann", "s3", "purchase", "scarf", 3),

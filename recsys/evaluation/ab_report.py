@@ -43,7 +43,7 @@ class ABInput:
         n_requests: how many requests both answered.
         comparisons: metric → Comparison; the first is the one the verdict speaks of.
         catalogue: figure of the whole ("coverage", "gini") → (A's, B's).
-        segments: division → segment → Comparison of the first metric among its users.
+        segments: title ("NDCG@12 by events in the history") → segment → Comparison among its users.
         fallbacks: rung of the ladder → (answers by A, by B).
         overlap: mean share of places whose items A and B have in common, [0, 1].
         examples: shoppers whose slates differ.
@@ -72,7 +72,7 @@ def ab_report(report: ABInput) -> str:
     blocks = [
         tiles(_ab_facts(report, main, comparison)),
         _ab_metrics(report),
-        _ab_segments(report, main),
+        _ab_segments(report),
         _ab_slates(report),
         small_print(report.notes, {}),
     ]
@@ -142,17 +142,17 @@ def _ab_metrics(report: ABInput) -> Html:
     return section("Metrics", intro, table(columns, rows, numbers_from=2), figure)
 
 
-def _ab_segments(report: ABInput, main: str) -> Html:
+def _ab_segments(report: ABInput) -> Html:
     figures = []
-    for division, segments in report.segments.items():
+    for title, segments in report.segments.items():
         labels = [f"{label}\n{say_count(comparison.n)}" for label, comparison in segments.items()]
         series = {
             "A": [comparison.mean_a for comparison in segments.values()],
             "B": [comparison.mean_b for comparison in segments.values()],
         }
-        bars = plots.grouped_bars(labels, series, main, colours=(plots.A, plots.B))
-        figures.append(plot(bars, f"{main} by {division}", "Below each group: how many."))
-        figures.append(plot(plots.forest(segments), f"Change by {division}", "Small groups have wide intervals."))
+        bars = plots.grouped_bars(labels, series, title.partition(" by ")[0], colours=(plots.A, plots.B))
+        figures.append(plot(bars, title, "Below each group: shoppers."))
+        figures.append(plot(plots.forest(segments), f"Change of {title}", "Small groups have wide intervals."))
     return section("For whom", "Where the difference comes from.", side_by_side(figures)) if figures else Html()
 
 

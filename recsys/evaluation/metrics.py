@@ -264,6 +264,33 @@ def mean_by_segment(values: NDArray[np.float32], segments: Segments) -> dict[str
     }
 
 
+def recall_by_segment(found: Hits, offsets: Offsets, segments: Segments) -> dict[str, PerUser]:
+    """Recall among the relevant items of one kind: label → per user, NaN where a user has none of that kind.
+
+    Args:
+        found: from :func:`found_at_k`, bool [m].
+        offsets: the users' parts of it, int64 [q + 1].
+        segments: of the relevant items, [m].
+
+    >>> found = np.array([True, False, True])
+    >>> ages = age_segments(np.array([1, 1, 100], np.float32))
+    >>> recalls = recall_by_segment(found, np.array([0, 2, 3]), ages)
+    >>> {label: recall.tolist() for label, recall in recalls.items()}
+    {'under a week': [0.5, nan], '3–12 months': [nan, 1.0]}
+    """
+    if len(found) != len(segments.codes) or len(found) != offsets[-1]:
+        raise SchemaError(
+            f"found: expected one for each of {len(segments.codes)} relevant items in segments and {offsets[-1]} in "
+            f"offsets, came {len(found)}"
+        )
+    q, n_labels = len(offsets) - 1, len(segments.labels)
+    cells = np.repeat(np.arange(q), np.diff(offsets)) * n_labels + segments.codes
+    sizes = np.bincount(cells, minlength=q * n_labels).reshape(q, n_labels)
+    hits = np.bincount(cells, weights=found, minlength=q * n_labels).reshape(q, n_labels)
+    recall = np.divide(hits, sizes, out=np.full((q, n_labels), np.nan), where=sizes > 0).astype(np.float32)
+    return {label: recall[:, code] for code, label in enumerate(segments.labels) if sizes[:, code].any()}
+
+
 def _recall(hits: Hits, n_relevant: NDArray[np.int64]) -> PerUser:
     recall: PerUser = (hits.sum(axis=1) / n_relevant).astype(np.float32)
     return recall

@@ -10,10 +10,7 @@ from numpy.typing import NDArray
 
 from recsys.errors import SchemaError
 from recsys.request import Interaction, Request
-from recsys.schema import EVENT_TYPES, EVENTS
-
-# They take no place in a history: an impression was our choice, a search names no item.
-NOT_IN_HISTORY = ("impression", "search")
+from recsys.schema import EVENT_TYPES, EVENTS, HISTORY_EVENT_TYPES
 
 
 @dataclass(frozen=True)
@@ -63,8 +60,8 @@ def build_requests(
     """One request for every shopper who took something in [start, end), made when they first came in those days.
 
     A shopper is a user, or a session where the user is unknown. The request stands at the time of the shopper's first
-    event of any type in the window; its history is everything earlier, impressions and searches aside, of which the
-    newest ``history_limit`` events stay, oldest first. Equal times keep the order of ``events``.
+    event of any type in the window; its history is everything earlier that counts as history (HISTORY_EVENT_TYPES), of
+    which the newest ``history_limit`` events stay, oldest first. Equal times keep the order of ``events``.
 
     Args:
         events: the columns of :data:`recsys.schema.EVENTS`.
@@ -128,7 +125,7 @@ def _collect_histories(
     """
     past = (
         known.filter((pl.col("timestamp") < start) & pl.col("item_id").is_not_null())
-        .filter(~pl.col("event_type").is_in(NOT_IN_HISTORY))
+        .filter(pl.col("event_type").is_in(list(HISTORY_EVENT_TYPES)))
         .join(pl.LazyFrame({"shopper": shoppers}), on="shopper", how="semi")
         .sort("shopper", "timestamp", maintain_order=True)
         .group_by("shopper", maintain_order=True)
@@ -139,7 +136,7 @@ def _collect_histories(
     item_ids = past["item_id"].unique(maintain_order=True)
     item_id_of = item_ids.to_list()
     positions = past["item_id"].replace_strict(item_ids, np.arange(len(item_ids)), return_dtype=pl.Int64).to_list()
-    type_of = {name: name for name in EVENT_TYPES}
+    type_of = {name: name for name in HISTORY_EVENT_TYPES}
     interactions = [
         Interaction(item_id_of[position], type_of[event_type], timestamp)
         for position, event_type, timestamp in zip(positions, past["event_type"].to_list(), past["timestamp"].to_list())

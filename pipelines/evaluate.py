@@ -1,0 +1,433 @@
+"""Offline A/B of two releases on the same later days: ``recsys evaluate A B``.
+
+Both answer the same requests through :func:`recsys.recommend.recommend`, which is what serves, so what is measured is what
+would be served. Neither may know anything of the days it is judged on.
+"""
+
+import json
+import sys
+import time
+from argparse import ArgumentParser, Namespace
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from pipelines.config import Paths, load_paths
+from recsys.artifacts import Release, load_release
+from recsys.data.database import open_database
+from recsys.data.event_log import scan_events
+from recsys.data.load import load_items
+from recsys.errors import LeakageError, RecsysError, SchemaError
+from recsys.evaluation import metrics
+from recsys.evaluation.ab_report import ABInput, SlatePair, ab_headline, ab_lead, ab_report
+from recsys.evaluation.compare import Comparison, compare_all
+from recsys.evaluation.requests import EvaluationSet, build_requests
+from recsys.evaluation.showcase import Showcase, build_showcase, shopper_of
+from recsys.recommend import recommend
+from recsys.request import FALLBACKS, Request, Slate
+
+BATCH = 512  # requests between two steps of the progress bar
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What both releases answered, and how it compares.
+
+    Attributes:
+        requests: what was asked, and what was right.
+        slates_a, slates_b: the answers, in the order of the requests.
+        report: everything that the page shows, without examples.
+        per_user_a, per_user_b: metric → float32 [q].
+    """
+
+    requests: EvaluationSet
+    slates_a: list[Slate]
+    slates_b: list[Slate]
+    report: ABInput
+    per_user_a: dict[str, NDArray[np.float32]]
+    per_user_b: dict[str, NDArray[np.float32]]
+
+
+def evaluate(
+    release_a: Release,
+    release_b: Release,
+    events: pl.DataFrame | pl.LazyFrame,
+    start: datetime,
+    end: datetime,
+    *,
+    k: int = 12,
+    target_types: Sequence[str] = ("purchase",),
+    max_users: int | None = None,
+    seed: int = 0,
+    resamples: int = 2000,
+    progress: bool = True,
+) -> Evaluation:
+    """Let A (the release in place) and B answer the requests of [start, end) and compare them shopper by shopper.
+
+    Args:
+        release_a, release_b: both fitted on events before ``start`` only.
+        events: the columns of EVENTS, with the days before ``start`` (histories, popularity) and those of the window.
+        start, end: the test window, UTC, the end exclusive.
+        k: length of the slates.
+        target_types: events that make an item relevant.
+        max_users: draw so many shoppers; all where None.
+        seed: of that draw and of the bootstrap.
+        resamples: of the bootstrap.
+        progress: show a bar.
+
+    Raises:
+        LeakageError: a release has seen events of the window.
+        SchemaError: nobody took anything in the window, or the events lack a column.
+    """
+    for name, release in (("A", release_a), ("B", release_b)):
+        refuse_leakage(release, start, name)
+    requests = build_requests(events, start, end, target_types=target_types, max_users=max_users, seed=seed, limit=k)
+    if not requests.requests:
+        raise SchemaError(
+            f"events: expected {' or '.join(target_types)} events from {start} to {end}, came none in that window"
+        )
+    began = time.perf_counter()
+    slates_a = answer_requests(release_a, requests.requests, "A" if progress else None)
+    halfway = time.perf_counter()
+    slates_b = answer_requests(release_b, requests.requests, "B" if progress else None)
+    seconds = {"A": halfway - began, "B": time.perf_counter() - halfway}
+
+    item_ids = list(dict.fromkeys([*release_a.item_ids, *release_b.item_ids]))
+    offsets, rows = requests.relevance(item_ids)
+    popularity = _count_purchases(events, start, item_ids)
+    ruler = _embeddings_of(release_a, item_ids)
+    shown_a, shown_b = slate_rows(slates_a, item_ids, k), slate_rows(slates_b, item_ids, k)
+    per_user_a, per_user_b = (
+        metrics.accuracy_metrics(shown, offsets, rows)
+        | {"novelty, bits": metrics.novelty(shown, popularity), "diversity": metrics.diversity(shown, ruler)}
+        for shown in (shown_a, shown_b)
+    )
+    defined = [name for name in per_user_a if _any_pair(per_user_a[name], per_user_b[name])]
+    bootstrap = {"seed": seed, "resamples": resamples}
+    found = [metrics.found_at_k(shown, offsets, rows) for shown in (shown_a, shown_b)]
+    ages = _age_segments(release_b, requests, item_ids, rows, offsets)
+    report = ABInput(
+        name_a=release_a.manifest.version,
+        name_b=release_b.manifest.version,
+        created_at=datetime.now(UTC),
+        window=_say_window(start, end),
+        n_requests=len(requests),
+        comparisons=compare_all(
+            {name: per_user_a[name] for name in defined}, {name: per_user_b[name] for name in defined}, **bootstrap
+        ),
+        catalogue={
+            "coverage": (metrics.coverage(shown_a, len(item_ids)), metrics.coverage(shown_b, len(item_ids))),
+            "gini": (metrics.gini(shown_a, len(item_ids)), metrics.gini(shown_b, len(item_ids))),
+        },
+        segments=_by_history(per_user_a, per_user_b, requests, bootstrap)
+        | _by_age(*(metrics.recall_by_segment(each, offsets, ages) for each in found), ages, k, bootstrap),
+        fallbacks=_count_fallbacks(slates_a, slates_b),
+        overlap=_overlap(slates_a, slates_b),
+        seconds=seconds,
+        notes=_notes(requests, item_ids, rows, seconds),
+    )
+    return Evaluation(requests, slates_a, slates_b, report, per_user_a, per_user_b)
+
+
+def refuse_leakage(release: Release, start: datetime, name: str = "the release") -> None:
+    """Raise LeakageError where ``release`` has seen events of the window that starts at ``start``."""
+    manifest = release.manifest
+    for what, cutoff in (("data_cutoff", manifest.data_cutoff), ("embedding_cutoff", manifest.embedding_cutoff)):
+        if cutoff > start:
+            raise LeakageError(
+                f"{name} ({manifest.version}): expected a {what} not after the test window's start {start}, came {cutoff}"
+            )
+
+
+def answer_requests(release: Release, requests: Sequence[Request], label: str | None = None) -> list[Slate]:
+    """Slates for all requests in order; with a ``label``, under a progress bar of that name."""
+    slates: list[Slate] = []
+    with tqdm(total=len(requests), desc=label, unit=" requests", disable=label is None) as bar:
+        for begin in range(0, len(requests), BATCH):
+            batch = requests[begin : begin + BATCH]
+            slates += recommend(release, batch)
+            bar.update(len(batch))
+    return slates
+
+
+def slate_rows(slates: Sequence[Slate], item_ids: Sequence[str], k: int) -> NDArray[np.int32]:
+    """Slates as the metrics take them: rows into ``item_ids``, int32 [q, k], -1 where a slate is shorter."""
+    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
+    rows = np.full((len(slates), k), -1, np.int32)
+    for place, slate in enumerate(slates):
+        shown = [row_of[item.item_id] for item in slate.items[:k]]
+        rows[place, : len(shown)] = shown
+    return rows
+
+
+def pick_examples(
+    evaluation: Evaluation, release_a: Release, release_b: Release, showcase: Showcase, each: int = 2, seed: int = 0
+) -> list[SlatePair]:
+    """Shoppers to look at: ``each`` where B gains most, where A does, and drawn among the others whose slates differ."""
+    main = next(iter(evaluation.report.comparisons))
+    gain = evaluation.per_user_b[main] - evaluation.per_user_a[main]
+    known = evaluation.requests.history_lengths > 0
+    differ = np.array([_ids(a) != _ids(b) for a, b in zip(evaluation.slates_a, evaluation.slates_b)])
+    # Those with a history say more; a shop of newcomers alone still gets its examples.
+    candidates = np.flatnonzero(differ & known) if (differ & known).any() else np.flatnonzero(differ)
+    ordered = candidates[np.argsort(-gain[candidates], kind="stable")]
+    best = [int(u) for u in ordered[:each] if gain[u] > 0]
+    worst = [int(u) for u in ordered[::-1][:each] if gain[u] < 0]
+    rest = np.setdiff1d(candidates, [*best, *worst])
+    drawn = np.random.default_rng(seed).choice(rest, min(each, len(rest)), replace=False).tolist()
+    told = {"B finds more": best, "A finds more": worst, "Drawn by chance": drawn}
+    return [
+        _example(evaluation, release_a, release_b, showcase, user, words)
+        for words, users in told.items()
+        for user in users
+    ]
+
+
+def _example(
+    evaluation: Evaluation, release_a: Release, release_b: Release, showcase: Showcase, user: int, words: str
+) -> SlatePair:
+    request = replace(evaluation.requests.requests[user], explain=True)
+    bought = set(evaluation.requests.relevant[user])
+    (slate_a,), (slate_b,) = recommend(release_a, [request]), recommend(release_b, [request])
+    return SlatePair(
+        title=shopper_of(request),
+        history=showcase.history(request),
+        a=showcase.slate(slate_a, bought),
+        b=showcase.slate(slate_b, bought),
+        subtitle=f"{words} · {request.requested_at:%Y-%m-%d %H:%M} UTC · then bought {len(bought)}",
+    )
+
+
+def _by_history(
+    a: dict[str, NDArray[np.float32]],
+    b: dict[str, NDArray[np.float32]],
+    requests: EvaluationSet,
+    bootstrap: dict[str, int],
+) -> dict[str, dict[str, Comparison]]:
+    main = next(iter(a))
+    segments = metrics.history_segments(requests.history_lengths)
+    parts = {label: segments.codes == code for code, label in enumerate(segments.labels)}
+    return {
+        f"{main} by {segments.name}": {
+            label: compare_all({main: a[main][part]}, {main: b[main][part]}, **bootstrap)[main]
+            for label, part in parts.items()
+            if part.any()
+        }
+    }
+
+
+def _by_age(
+    a: dict[str, NDArray[np.float32]],
+    b: dict[str, NDArray[np.float32]],
+    ages: metrics.Segments,
+    k: int,
+    bootstrap: dict[str, int],
+) -> dict[str, dict[str, Comparison]]:
+    if set(a) <= {"unknown"}:
+        return {}
+    return {
+        f"Recall@{k} by {ages.name}": {
+            label: compare_all({label: a[label]}, {label: b[label]}, **bootstrap)[label] for label in a
+        }
+    }
+
+
+def _age_segments(
+    release: Release,
+    requests: EvaluationSet,
+    item_ids: Sequence[str],
+    rows: NDArray[np.int32],
+    offsets: NDArray[np.int64],
+) -> metrics.Segments:
+    """How long each relevant item had been on offer when its shopper came, as far as ``release`` knows."""
+    created = np.full(max(len(item_ids), int(rows.max()) + 1), np.nan)
+    for row, item_id in enumerate(item_ids):
+        own = release.row_of(item_id)
+        if own is not None:
+            created[row] = release.tables.created_at_days[own]
+    asked = np.array([request.requested_at.timestamp() / 86_400 for request in requests.requests])
+    age_days = np.repeat(asked, np.diff(offsets)) - created[rows]
+    return metrics.age_segments(age_days.astype(np.float32))
+
+
+def _count_purchases(
+    events: pl.DataFrame | pl.LazyFrame, start: datetime, item_ids: Sequence[str]
+) -> NDArray[np.int64]:
+    """Purchases of each item before ``start``, int64 [n]."""
+    counts = (
+        events.lazy()
+        .filter((pl.col("timestamp") < start) & (pl.col("event_type") == "purchase"))
+        .group_by("item_id")
+        .len()
+        .collect()
+    )
+    count_of = dict(counts.iter_rows())
+    return np.array([count_of.get(item_id, 0) for item_id in item_ids], np.int64)
+
+
+def _embeddings_of(release: Release, item_ids: Sequence[str]) -> NDArray[np.float32]:
+    """A's vectors measure the diversity of both slates, as one ruler must; zero for items that A does not know."""
+    fused = release.retrieval.embeddings
+    vectors = np.zeros((len(item_ids), fused.shape[1]), np.float32)
+    for row, item_id in enumerate(item_ids):
+        own = release.row_of(item_id)
+        if own is not None:
+            vectors[row] = fused[own]
+    return vectors
+
+
+def _any_pair(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
+    return bool((~np.isnan(a) & ~np.isnan(b)).any())
+
+
+def _count_fallbacks(slates_a: Sequence[Slate], slates_b: Sequence[Slate]) -> dict[str, tuple[int, int]]:
+    counts = {
+        rung: (sum(s.fallback == rung for s in slates_a), sum(s.fallback == rung for s in slates_b))
+        for rung in FALLBACKS
+    }
+    return {rung: pair for rung, pair in counts.items() if any(pair)}
+
+
+def _overlap(slates_a: Sequence[Slate], slates_b: Sequence[Slate]) -> float:
+    shares = []
+    for a, b in zip(slates_a, slates_b):
+        ids_a, ids_b = set(_ids(a)), set(_ids(b))
+        shares.append(len(ids_a & ids_b) / max(len(ids_a), len(ids_b), 1))
+    return float(np.mean(shares))
+
+
+def _ids(slate: Slate) -> list[str]:
+    return [item.item_id for item in slate.items]
+
+
+def _say_window(start: datetime, end: datetime) -> str:
+    last = end - timedelta(microseconds=1)
+    return f"{start:%Y-%m-%d}" if last.date() == start.date() else f"{start:%Y-%m-%d} to {last:%Y-%m-%d}"
+
+
+def _notes(
+    requests: EvaluationSet, item_ids: Sequence[str], rows: NDArray[np.int32], seconds: dict[str, float]
+) -> list[str]:
+    newcomers = int((requests.history_lengths == 0).sum())
+    unknown = int((rows >= len(item_ids)).sum())
+    pace = ", ".join(f"{name} {1000 * spent / len(requests):.1f} ms" for name, spent in seconds.items())
+    return [
+        f"One request for each shopper, at the first event in the window: {len(requests):,}, {newcomers:,} of them "
+        "without any history.",
+        f"Relevant is what the shopper then took: {len(rows):,} items, {unknown:,} of them in neither release; they count "
+        "as missed.",
+        "Novelty counts purchases before the window. Diversity is measured in the embedding space of A for both.",
+        f"Time for an answer, in batches: {pace}.",
+    ]
+
+
+def as_json(report: ABInput) -> dict[str, Any]:
+    """The figures of a report for machines; no examples."""
+    main = next(iter(report.comparisons))
+    return {
+        "a": report.name_a,
+        "b": report.name_b,
+        "window": report.window,
+        "created_at": report.created_at.isoformat(),
+        "n_requests": report.n_requests,
+        "verdict": report.comparisons[main].verdict,
+        "decided_on": main,
+        "metrics": {name: comparison.as_dict() for name, comparison in report.comparisons.items()},
+        "catalogue": {name: {"a": a, "b": b} for name, (a, b) in report.catalogue.items()},
+        "segments": {
+            title: {label: comparison.as_dict() for label, comparison in segments.items()}
+            for title, segments in report.segments.items()
+        },
+        "fallbacks": {rung: {"a": a, "b": b} for rung, (a, b) in report.fallbacks.items()},
+        "overlap": report.overlap,
+        "seconds": dict(report.seconds),
+    }
+
+
+def add_arguments(parser: ArgumentParser) -> None:
+    """The arguments of ``recsys evaluate``."""
+    parser.description = "Compare two releases on the same later days. Exit status: 0 with a verdict, 2 without."
+    parser.add_argument("a", metavar="A", help="the release in place: a version or a directory")
+    parser.add_argument("b", metavar="B", help="the other one")
+    parser.add_argument("--config", type=Path, help="TOML file whose [paths] to use")
+    parser.add_argument(
+        "--start", type=_day, help="first test day, UTC (default: where the younger release's data ends)"
+    )
+    parser.add_argument("--end", type=_day, help="first day after the test, UTC (default: after the last event)")
+    parser.add_argument("--k", type=int, default=12, help="length of the slates (default: %(default)s)")
+    parser.add_argument(
+        "--target", action="append", metavar="TYPE", help="event that makes an item relevant (default: purchase)"
+    )
+    parser.add_argument("--max-users", type=int, help="draw so many shoppers (default: all)")
+    parser.add_argument("--seed", type=int, default=0, help="of the draw and the bootstrap (default: %(default)s)")
+    parser.add_argument("--output", type=Path, default=Path("var/evaluations"), help="folder (default: %(default)s)")
+    parser.add_argument("--quiet", action="store_true", help="no progress bars")
+
+
+def run(args: Namespace) -> int:
+    """Evaluate as the arguments say; print the verdict and where the report stands; return the exit status."""
+    try:
+        paths = load_paths(args.config) if args.config else Paths()
+        release_a, release_b = (load_release(find_release(name, paths)) for name in (args.a, args.b))
+        events = scan_events(paths.events)
+        start = args.start or max(release_a.manifest.data_cutoff, release_b.manifest.data_cutoff)
+        end = args.end or _after_last_event(events, paths.events)
+        evaluation = evaluate(
+            release_a,
+            release_b,
+            events,
+            start,
+            end,
+            k=args.k,
+            target_types=tuple(args.target or ["purchase"]),
+            max_users=args.max_users,
+            seed=args.seed,
+            progress=not args.quiet,
+        )
+        showcase = build_showcase(load_items(open_database(paths.database)), Path(paths.images))
+    except RecsysError as error:
+        print(f"recsys evaluate: {error}", file=sys.stderr)
+        return 2
+    report = replace(
+        evaluation.report, examples=pick_examples(evaluation, release_a, release_b, showcase, seed=args.seed)
+    )
+    page = args.output / f"{report.name_a}-against-{report.name_b}.html"
+    page.parent.mkdir(parents=True, exist_ok=True)
+    page.write_text(ab_report(report), encoding="utf-8")
+    page.with_suffix(".json").write_text(json.dumps(as_json(report), indent=2), encoding="utf-8")
+    print(f"{ab_headline(*next(iter(report.comparisons.items())))}.\n{ab_lead(report)}\n\n{_table(report)}\n\n{page}")
+    return 0
+
+
+def find_release(name: str, paths: Paths) -> Path:
+    """A release's directory: ``name`` itself where it is one, else the version of that name below [paths] releases."""
+    return Path(name) if Path(name, "manifest.json").is_file() else Path(paths.releases, name)
+
+
+def _table(report: ABInput) -> str:
+    lines = [f"{'':14} {'A':>9} {'B':>9} {'difference':>11}  95% interval          B is"]
+    for name, c in report.comparisons.items():
+        interval = f"{c.low:+.4f} to {c.high:+.4f}"
+        lines.append(f"{name:14} {c.mean_a:9.4f} {c.mean_b:9.4f} {c.difference:+11.4f}  {interval:20}  {c.verdict}")
+    lines += [f"{name:14} {a:9.4f} {b:9.4f} {b - a:+11.4f}" for name, (a, b) in report.catalogue.items()]
+    return "\n".join(lines)
+
+
+def _after_last_event(events: pl.LazyFrame, folder: str) -> datetime:
+    last = events.select(pl.col("timestamp").max()).collect().item()
+    if last is None:
+        raise SchemaError(f"{folder}: expected an event log with events, came none")
+    after: datetime = last.replace(tzinfo=UTC) + timedelta(microseconds=1)
+    return after
+
+
+def _day(text: str) -> datetime:
+    moment = datetime.fromisoformat(text)
+    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
