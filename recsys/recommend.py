@@ -77,7 +77,9 @@ def _slate(
     retrieval = release.retrieval
     extra: list[int] = []
     if len(picked) < request.limit:
-        extra = rules.fill(picked, (retrieval.trending_rows, retrieval.newest), forbidden, available, request.limit)
+        anything = np.arange(len(release.item_ids), dtype=np.int32)
+        preferences = (retrieval.trending_rows, retrieval.newest, anything)
+        extra = rules.fill(picked, preferences, forbidden, available, request.limit)
     reasons: list[tuple[Reason, ...]] = [()] * (len(picked) + len(extra))
     if request.explain:
         reasons = explain(

@@ -27,14 +27,14 @@ class RankerConfig:
         held_out: share of requests that early stopping watches; they are drawn by request, never by row.
     """
 
-    trees: int = 400
-    leaves: int = 31
-    learning_rate: float = 0.06
-    min_leaf: int = 50
+    trees: int = 250
+    leaves: int = 15
+    learning_rate: float = 0.05
+    min_leaf: int = 200
     feature_fraction: float = 0.7
-    truncation: int = 20
-    patience: int = 40
-    held_out: float = 0.2
+    truncation: int = 100
+    patience: int = 50
+    held_out: float = 0.15
 
 
 @dataclass(frozen=True)
@@ -85,12 +85,14 @@ def train_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads
     parameters = {
         "objective": "lambdarank",
         "metric": "ndcg",
-        "eval_at": [10],
+        "eval_at": [12],
         "num_leaves": config.leaves,
         "learning_rate": config.learning_rate,
         "min_data_in_leaf": min(config.min_leaf, max(5, len(examples.labels) // 200)),
         "feature_fraction": config.feature_fraction,
         "lambdarank_truncation_level": config.truncation,
+        # Normalised, a request whose answer is easy would weigh as much as one that teaches something.
+        "lambdarank_norm": False,
         "seed": seed,
         "num_threads": threads,
         "deterministic": True,

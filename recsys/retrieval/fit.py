@@ -127,7 +127,6 @@ def trending_scores(events: Interactions, n_items: int, as_of_days: float, half_
 
 
 def newest_rows(created_at_days: Float64, as_of_days: float) -> Int32:
-    """Rows of items by arrival, newest first; those of unknown or future arrival come last, by row."""
-    known = ~np.isnan(created_at_days) & (created_at_days <= as_of_days)
-    age = np.where(known, as_of_days - created_at_days, np.inf)
-    return np.argsort(age, kind="stable").astype(np.int32)
+    """Rows of items whose arrival is known and not in the future, newest first."""
+    known = np.flatnonzero(created_at_days <= as_of_days)
+    return known[np.argsort(-created_at_days[known], kind="stable")].astype(np.int32)

@@ -30,6 +30,7 @@ class RetrievalConfig:
         trending_depth: the same for what sells now, which everybody gets.
         new_depth: the same for the newest arrivals.
         step_decay: weight of an event relative to the one a step (a distinct time) newer, by table.
+        fusion_weight: of each source in the fused order, the one that stands when there is no ranker.
     """
 
     history_limit: int = 50
@@ -45,6 +46,9 @@ class RetrievalConfig:
             "content": 0.8,
         }
     )
+    fusion_weight: dict[str, float] = field(
+        default_factory=lambda: {source: 1.0 for source in SOURCES} | {"new": 0.0, "trending": 0.5, "content": 0.5}
+    )
 
 
 @dataclass(frozen=True)
@@ -57,7 +61,8 @@ class Retrieval:
         tower: history → user vectors.
         tables: one ItemTable for each name in TABLES.
         trending: float32 [n], recent sales with a decay; 0 where nothing sells.
-        newest: int32 rows, newest arrival first.
+        trending_rows: int32, rows that sell, best first.
+        newest: int32, rows of known arrival, newest first.
         config: see RetrievalConfig.
     """
 
@@ -144,7 +149,7 @@ def retrieve(retrieval: Retrieval, histories: Histories) -> Candidates:
     scores[:, column + 3] = [1 / (1 + place_of_new[row]) if row in place_of_new else np.nan for row in rows.tolist()]
 
     ranks = np.column_stack([rank_within(request, scores[:, source]) for source in range(len(SOURCES))])
-    fused = np.nansum(1 / (60 + ranks), axis=1).astype(np.float32)
+    fused = np.nansum(np.array([config.fusion_weight[s] for s in SOURCES]) / (20 + ranks), axis=1).astype(np.float32)
     return Candidates(offsets, rows, scores, ranks, fused)
 
 

@@ -1,0 +1,33 @@
+# The commands of the README, nothing else. Each makes the environment first, if it is not there.
+PYTHON ?= python3.11
+VENV ?= .venv
+DATA ?= shop
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/installed
+	$(BIN)/recsys demo --data $(DATA) $(if $(SOURCE),--source $(SOURCE))
+
+test: $(VENV)/installed
+	./tests/system-packages
+	$(BIN)/python -m pytest
+
+lint: $(VENV)/installed
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/installed
+	$(BIN)/python -m benchmarks.hm --task next_day
+	$(BIN)/python -m benchmarks.encode
+
+# torch first and alone: a range that another package asks for would otherwise bring the newest build with CUDA.
+$(VENV)/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install -c constraints.txt torch
+	$(BIN)/pip install -c constraints.txt -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) var build *.egg-info

@@ -1,0 +1,76 @@
+"""NightConfig: every free number of the night, with its default. Written into the manifest of what it made."""
+
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+from pipelines.config import Paths
+from pipelines.recipe import ExamplesConfig, RecipeConfig
+from recsys.alignment.reviews import ReviewPoolingConfig
+from recsys.alignment.train import AlignmentConfig
+from recsys.alignment.users import UserTowerConfig
+from recsys.data.split import SplitConfig
+from recsys.encoders import ImageEncoderConfig, TextEncoderConfig
+from recsys.ranking.train import RankerConfig
+from recsys.retrieval.fit import TablesConfig
+from recsys.retrieval.index import IndexConfig
+from recsys.retrieval.retrieve import RetrievalConfig
+
+
+@dataclass(frozen=True)
+class EvaluationConfig:
+    """How the night judges itself.
+
+    Attributes:
+        k: places of a slate that count.
+        max_users: shoppers of the test window that are asked; a larger shop's are drawn.
+        examples: shoppers shown in the report.
+    """
+
+    k: int = 12
+    max_users: int = 5_000
+    examples: int = 4
+
+
+@dataclass(frozen=True)
+class NightConfig:
+    """One table of the TOML file for each field; see the field's class for what its keys mean.
+
+    Attributes:
+        threads: of torch, Faiss and LightGBM alike; one setting for all training code.
+        seed: of everything that is drawn.
+    """
+
+    paths: Paths = Paths()
+    image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
+    text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
+    reviews: ReviewPoolingConfig = field(default_factory=ReviewPoolingConfig)
+    alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
+    users: UserTowerConfig = field(default_factory=UserTowerConfig)
+    split: SplitConfig = SplitConfig()
+    tables: TablesConfig = TablesConfig()
+    index: IndexConfig = IndexConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    examples: ExamplesConfig = ExamplesConfig()
+    ranker: RankerConfig = RankerConfig()
+    evaluation: EvaluationConfig = EvaluationConfig()
+    threads: int = 2
+    seed: int = 0
+
+    @property
+    def recipe(self) -> RecipeConfig:
+        """The part that fit_ranked_release() reads."""
+        return RecipeConfig(
+            tables=self.tables,
+            index=self.index,
+            retrieval=self.retrieval,
+            examples=self.examples,
+            ranker=self.ranker,
+            threads=self.threads,
+            seed=self.seed,
+        )
+
+    def for_manifest(self) -> dict[str, Any]:
+        """Everything but the paths: where a release was made does not change what it is."""
+        whole = asdict(self)
+        del whole["paths"]
+        return whole

@@ -1,0 +1,126 @@
+"""What the night's page shows, gathered from what the night knows."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import polars as pl
+
+from pipelines.judge import PerUser
+from pipelines.night_config import NightConfig
+from pipelines.sheets import item_cards, make_sheet
+from recsys.alignment.model import Aligner
+from recsys.artifacts import Release
+from recsys.evaluation import metrics
+from recsys.evaluation.compare import Comparison
+from recsys.evaluation.report import ReportInput, Stage, night_report
+from recsys.evaluation.requests import EvaluationSet
+from recsys.evaluation.sheet import Sheet
+from recsys.histories import Int32
+from recsys.recommend import recommend, score_inputs
+from recsys.retrieval.retrieve import SOURCES
+
+DEPTHS = (5, 10, 20, 50, 100, 200)
+
+
+@dataclass(frozen=True)
+class NightFacts:
+    """What a night in progress collects for its page; see ReportInput for what becomes of it.
+
+    Attributes:
+        twin: the release that was judged.
+        questions: of the test window.
+        scores: policy → metric → per-user values.
+        rows: policy → recommended rows.
+        stages, data, aligner: of the finished night.
+    """
+
+    twin: Release
+    questions: EvaluationSet
+    scores: Mapping[str, PerUser]
+    rows: Mapping[str, Int32]
+    stages: Sequence[Stage] = ()
+    data: Mapping[str, int] = field(default_factory=dict)
+    aligner: Aligner | None = None
+
+
+def write_night_report(
+    release: Release,
+    path: Path,
+    facts: NightFacts,
+    comparisons: Mapping[str, Mapping[str, Comparison]],
+    items: pl.DataFrame,
+    config: NightConfig,
+) -> None:
+    """Write the page, one file without outside resources.
+
+    It holds timings, so it stands beside the files whose checksums make the version and is not one of them.
+    """
+    questions, n_items = facts.questions, len(release.item_ids)
+    segments = metrics.history_segments(questions.history_lengths)
+    main = f"NDCG@{config.evaluation.k}"
+    ranker = release.ranker
+    page = ReportInput(
+        version=release.manifest.version,
+        data_cutoff=release.manifest.data_cutoff,
+        created_at=datetime.now(UTC),
+        window=f"{questions.start:%-d %B} to {questions.end:%-d %B %Y}",
+        stages=facts.stages,
+        data=facts.data,
+        comparisons=comparisons,
+        catalogue={
+            policy: {"coverage": metrics.coverage(rows, n_items), "gini": metrics.gini(rows, n_items)}
+            for policy, rows in facts.rows.items()
+        },
+        alignment_loss=facts.aligner.history if facts.aligner else {},
+        feature_importance={} if ranker is None else ranker.importance(),
+        recall_by_candidates=recall_by_candidates(facts.twin, questions),
+        ndcg_by_history={
+            policy: metrics.mean_by_segment(values[main], segments) for policy, values in facts.scores.items()
+        },
+        examples=_examples(facts, items, config),
+        config=release.manifest.config,
+        notes=[
+            "The figures are those of a twin of this release: the same recipe, fitted on events before the test window.",
+            f"The ranker {'is LightGBM LambdaRank' if ranker else 'is missing: too few examples'}.",
+        ],
+    )
+    path.write_text(night_report(page))
+
+
+def recall_by_candidates(release: Release, questions: EvaluationSet) -> dict[str, list[tuple[int, float]]]:
+    """Source → (candidates kept, share of what was taken that is among them), over up to 1,000 questions."""
+    asked = questions.requests[:1000]
+    _, candidates, _ = score_inputs(release, asked)
+    n_items = np.int64(len(release.item_ids))
+    wanted = np.array(
+        [
+            number * n_items + release.rows[item_id]
+            for number, taken in enumerate(questions.relevant[: len(asked)])
+            for item_id in taken
+            if item_id in release.rows
+        ],
+        np.int64,
+    )
+    n_wanted = sum(len(taken) for taken in questions.relevant[: len(asked)])
+    keys = candidates.request_of * n_items + candidates.rows
+    ranks = {source: candidates.ranks[:, column] for column, source in enumerate(SOURCES)}
+    return {
+        source: [(depth, float(np.isin(wanted, keys[rank <= depth]).sum() / max(n_wanted, 1))) for depth in DEPTHS]
+        for source, rank in ranks.items()
+    }
+
+
+def _examples(facts: NightFacts, items: pl.DataFrame, config: NightConfig) -> list[Sheet]:
+    """Shoppers with some history, drawn evenly: not the ones where the release did best."""
+    known = np.flatnonzero(facts.questions.history_lengths >= 3)
+    rng = np.random.default_rng(config.seed)
+    chosen = rng.choice(known, min(config.evaluation.examples, len(known)), replace=False).tolist()
+    requests = [replace(facts.questions.requests[i], explain=True) for i in chosen]
+    cards, images = item_cards(items), Path(config.paths.images)
+    return [
+        make_sheet(f"Shopper {number + 1}", request, slate, cards, images, bought=facts.questions.relevant[i])
+        for number, (i, request, slate) in enumerate(zip(chosen, requests, recommend(facts.twin, requests)))
+    ]

@@ -1,0 +1,239 @@
+"""From a catalogue, its vectors and the events so far to a release: the part of the night that offline tests repeat.
+
+The night calls this twice, once up to the test window (to be judged) and once to the end (to be published); a benchmark
+calls it on its own protocol. Whoever calls it, the ranker learns from candidates that retrieval, fitted on earlier events
+only, really produced.
+"""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+
+import numpy as np
+import polars as pl
+
+from pipelines.catalogue import Catalogue, arrival_days
+from recsys.artifacts import Manifest, Release
+from recsys.evaluation.requests import EvaluationSet, build_requests
+from recsys.histories import Float32, Interactions, days_since_epoch
+from recsys.ranking.features import FeatureTables, fit_item_features
+from recsys.ranking.train import Examples, RankerConfig, join_examples, train_ranker
+from recsys.recommend import BATCH, score_inputs
+from recsys.retrieval.fit import TablesConfig, fit_retrieval
+from recsys.retrieval.index import IndexConfig
+from recsys.retrieval.retrieve import RetrievalConfig
+from recsys.retrieval.users import UserTower
+
+
+@dataclass(frozen=True)
+class ExamplesConfig:
+    """Which requests the ranker learns from.
+
+    Attributes:
+        max_requests: of each time cut.
+        newcomers: at most this many requests without history for each request with one; what they take is what sells.
+        negatives: retrieved candidates kept of each request besides the relevant ones, drawn evenly.
+    """
+
+    max_requests: int = 12_000
+    newcomers: float = 10.0
+    negatives: int = 150
+
+
+@dataclass(frozen=True)
+class RecipeConfig:
+    """What fit_release() and fit_ranker() need to know."""
+
+    tables: TablesConfig = TablesConfig()
+    index: IndexConfig = IndexConfig()
+    retrieval: RetrievalConfig = RetrievalConfig()
+    examples: ExamplesConfig = ExamplesConfig()
+    ranker: RankerConfig = RankerConfig()
+    threads: int = 2
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class ItemVectors:
+    """What the encoders and the aligner made of the catalogue, by row.
+
+    Attributes:
+        fused: float32 [n, d], unit norm or zero: what the index holds.
+        image, text: float16 [n, d'], unit norm or zero: for likeness features and explanations.
+        tower: history → user vectors over ``fused``.
+        cutoff: UTC; the behaviour that shaped them is from before it.
+    """
+
+    fused: Float32
+    image: np.ndarray
+    text: np.ndarray
+    tower: UserTower
+    cutoff: datetime
+
+
+@dataclass(frozen=True)
+class Shop:
+    """All that a night knows: arrays for fitting, the frame for making requests.
+
+    Attributes:
+        catalogue: items and reviews by row.
+        interactions: every event, as arrays.
+        events: the same as an EVENTS frame.
+    """
+
+    catalogue: Catalogue
+    interactions: Interactions
+    events: pl.DataFrame
+
+
+Progress = Callable[[Iterable[int], str], Iterable[int]]
+
+
+def fit_release(shop: Shop, vectors: ItemVectors, as_of: datetime, config: RecipeConfig) -> Release:
+    """A release without a ranker, fitted on the events before ``as_of``."""
+    as_of_days = days_since_epoch(as_of)
+    catalogue = shop.catalogue
+    events = shop.interactions.select(shop.interactions.time_days < as_of_days)
+    arrivals = arrival_days(catalogue, events, as_of_days)
+    written = catalogue.review_days < as_of_days
+    retrieval = fit_retrieval(
+        catalogue.item_ids,
+        arrivals,
+        vectors.fused,
+        events,
+        vectors.tower,
+        as_of_days,
+        tables=config.tables,
+        index=config.index,
+        retrieval=config.retrieval,
+        threads=config.threads,
+    )
+    tables = FeatureTables(
+        as_of_days=as_of_days,
+        items=fit_item_features(
+            events,
+            as_of_days,
+            price_cents=catalogue.price_cents,
+            category=catalogue.category,
+            review_rows=catalogue.review_rows[written],
+            review_ratings=catalogue.review_ratings[written],
+        ),
+        created_at_days=arrivals,
+        category=catalogue.category,
+        brand=catalogue.brand,
+        family=catalogue.family,
+        attributes=catalogue.attributes,
+        spaces={"fused": vectors.fused, "image": vectors.image, "text": vectors.text},
+    )
+    assert retrieval.index is not None
+    return Release(
+        manifest=Manifest(
+            version="",
+            data_cutoff=as_of,
+            embedding_cutoff=vectors.cutoff,
+            code_commit="",
+            config={},
+            metrics={},
+            index_kind=retrieval.index.kind,
+            index_recall=retrieval.index.recall,
+            n_items=len(catalogue),
+            dim=vectors.fused.shape[1],
+        ),
+        item_ids=catalogue.item_ids,
+        titles=catalogue.titles,
+        in_stock=catalogue.in_stock,
+        retrieval=retrieval,
+        tables=tables,
+        ranker=None,
+    )
+
+
+def fit_ranked_release(
+    shop: Shop,
+    vectors: ItemVectors,
+    cuts: Sequence[tuple[datetime, datetime]],
+    as_of: datetime,
+    config: RecipeConfig,
+    progress: Progress,
+) -> Release:
+    """A release as of ``as_of`` whose ranker learned at each earlier cut.
+
+    Args:
+        shop: everything.
+        vectors: shaped by behaviour before the first cut.
+        cuts: label windows [start, end), each before ``as_of``.
+        as_of: the release has seen what is before this.
+        config: see RecipeConfig.
+        progress: wraps the loops that take long.
+    """
+    parts = []
+    for number, (start, end) in enumerate(cuts):
+        past = fit_release(shop, vectors, start, config)
+        limit = config.examples.max_requests
+        questions = build_requests(
+            shop.events, start, end, max_users=limit, seed=config.seed, history_limit=config.retrieval.history_limit
+        )
+        parts += rank_examples(past, questions, config, lambda it, n=number: progress(it, f"cut {n + 1}/{len(cuts)}"))
+    ranker = train_ranker(join_examples(parts), config.ranker, seed=config.seed, threads=config.threads) if parts else None
+    return replace(fit_release(shop, vectors, as_of, config), ranker=ranker)
+
+
+def rank_examples(
+    release: Release,
+    questions: EvaluationSet,
+    config: RecipeConfig,
+    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+) -> list[Examples]:
+    """Candidates of each question with their outcomes; questions whose answer was not retrieved teach nothing.
+
+    Returns:
+        One Examples for each batch that has any.
+    """
+    rng = np.random.default_rng(config.seed)
+    chosen = _balanced(questions, config.examples, rng)
+    n_items = np.int64(len(release.item_ids))
+    parts = []
+    for start in progress(range(0, len(chosen), BATCH)):
+        batch = chosen[start : start + BATCH]
+        _, candidates, features = score_inputs(release, [questions.requests[i] for i in batch])
+        wanted = [
+            place * n_items + release.rows[item_id]
+            for place, i in enumerate(batch)
+            for item_id in questions.relevant[i]
+            if item_id in release.rows
+        ]
+        request = candidates.request_of
+        labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
+        keep = _teaching_rows(labels, request, len(batch), config.examples.negatives, rng)
+        sizes = np.bincount(request[keep], minlength=len(batch))
+        if len(keep):
+            offsets = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
+            parts.append(Examples(features[keep], labels[keep].astype(np.int8), offsets))
+    return parts
+
+
+def _balanced(questions: EvaluationSet, config: ExamplesConfig, rng: np.random.Generator) -> list[int]:
+    """Positions of the questions to learn from: all with a history, and a draw of those without."""
+    known = questions.history_lengths > 0
+    newcomers = np.flatnonzero(~known)
+    # A shop where everybody is new still learns what newcomers take.
+    most = max(int(config.newcomers * known.sum()), 500)
+    if len(newcomers) > most:
+        newcomers = rng.choice(newcomers, most, replace=False)
+    chosen: list[int] = np.sort(np.concatenate([np.flatnonzero(known), newcomers])).tolist()
+    return chosen
+
+
+def _teaching_rows(
+    labels: np.ndarray, request: np.ndarray, n_requests: int, negatives: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Candidates to keep: of requests with a relevant one, that and ``negatives`` others drawn evenly."""
+    useful = np.bincount(request[labels], minlength=n_requests) > 0
+    draw = rng.random(len(labels))
+    draw[labels] = -1.0  # relevant ones come first
+    order = np.lexsort((draw, request))
+    sizes = np.bincount(request, minlength=n_requests)
+    place = np.empty(len(labels), np.int64)
+    place[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    positives = np.bincount(request[labels], minlength=n_requests)
+    return np.flatnonzero(useful[request] & (place < (positives + negatives)[request]))

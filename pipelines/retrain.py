@@ -1,0 +1,197 @@
+"""The night: ``recsys retrain pipelines/nightly.toml``
+
+database → Parquet log → encode what is new → align → candidates as of earlier times → ranker → judge → release → live
+
+The release is judged by a twin: the same recipe fitted up to the last days, which then answers them. What is published is
+fitted to the end, and the manifest names both moments. Killed anywhere, the night leaves the live release as it was, and
+the next run encodes nothing twice.
+"""
+
+import argparse
+import shutil
+import subprocess
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from importlib.metadata import version as installed_version
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+from sqlalchemy import Engine
+
+from pipelines.catalogue import build_catalogue
+from pipelines.config import load_config
+from pipelines.encode import EncodedShop, align_shop, encode_shop
+from pipelines.judge import judge
+from pipelines.night_config import NightConfig
+from pipelines.night_report import NightFacts, write_night_report
+from pipelines.recipe import ItemVectors, Shop, fit_ranked_release
+from pipelines.stages import Stages
+from recsys.alignment.model import Aligner
+from recsys.artifacts import Release, save_release
+from recsys.data.database import open_database, upgrade_database
+from recsys.data.event_log import append_to_log, scan_events
+from recsys.data.load import load_items, load_reviews
+from recsys.data.releases import publish_release, record_release
+from recsys.data.split import Split, temporal_split
+from recsys.errors import RecsysError, SchemaError
+from recsys.evaluation.compare import Comparison, compare_all
+from recsys.evaluation.requests import build_requests
+from recsys.histories import read_interactions
+
+LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "polars", "timm", "torch", "transformers")
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """How the twin did on the test window: baseline → metric → Comparison, and the figures by policy."""
+
+    comparisons: Mapping[str, Mapping[str, Comparison]]
+    means: Mapping[str, Mapping[str, float]]
+
+
+def retrain(config: NightConfig, *, publish: bool = True, progress: bool = True) -> Release:
+    """Run the night; returns the saved release.
+
+    Args:
+        config: see NightConfig.
+        publish: make it live; otherwise it is recorded only.
+        progress: print stages and bars to stderr.
+
+    Raises:
+        SchemaError: there are no items or no events to learn from.
+        ConfigError: the events all have the same time.
+    """
+    stages = Stages(progress)
+    with stages.stage("read the database and the log"):
+        engine = open_database(config.paths.database)
+        upgrade_database(engine)
+        append_to_log(engine, config.paths.events)
+        items, reviews = load_items(engine), load_reviews(engine)
+        events = scan_events(config.paths.events).collect()
+        shop = _read_shop(items, reviews, events)
+        first, last = events["timestamp"].min(), events["timestamp"].max()
+        judged = temporal_split(first, last, config.split)
+        published = temporal_split(first, last, config.split, test_windows=0)
+    with stages.stage("encode pictures and words"):
+        encoded = encode_shop(items, reviews, published.end, config)
+    with stages.stage("align, and learn the user tower"):
+        aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config)
+    with stages.stage("fit up to the test window"):
+        twin = _fit(shop, vectors, judged, judged.test_start, config, stages)
+    with stages.stage("judge on the test window"):
+        verdict, facts = _judge(twin, shop, judged, config)
+    with stages.stage("fit to the end"):
+        release = _fit(shop, vectors, published, published.end, config, stages)
+    with stages.stage("save"):
+        saved = _save(release, aligner, verdict, config, judged)
+        folder = Path(config.paths.releases) / saved.manifest.version
+    facts = replace(facts, stages=stages.done, data=_data_facts(shop, encoded), aligner=aligner)
+    write_night_report(saved, folder / "report.html", facts, verdict.comparisons, items, config)
+    _record(engine, saved, folder, publish)
+    return saved
+
+
+def _read_shop(items: pl.DataFrame, reviews: pl.DataFrame, events: pl.DataFrame) -> Shop:
+    if len(items) == 0 or len(events) == 0:
+        raise SchemaError(f"expected a catalogue and events, came {len(items)} items and {len(events)} events")
+    catalogue = build_catalogue(items, reviews)
+    interactions = read_interactions(events, catalogue.item_ids)
+    if len(interactions) == 0:
+        raise SchemaError(f"expected events of known items, came {len(events)} events and none of a known item")
+    return Shop(catalogue, interactions, events)
+
+
+def _fit(
+    shop: Shop, vectors: ItemVectors, split: Split, as_of: datetime, config: NightConfig, stages: Stages
+) -> Release:
+    cuts = [(cut, cut + split.window) for cut in split.cuts]
+    return fit_ranked_release(shop, vectors, cuts, as_of, config.recipe, stages.bar)
+
+
+def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> tuple[Verdict, NightFacts]:
+    k = config.evaluation.k
+    questions = build_requests(
+        shop.events,
+        split.test_start,
+        split.end,
+        max_users=config.evaluation.max_users,
+        seed=config.seed,
+        limit=k,
+        history_limit=config.retrieval.history_limit,
+    )
+    scores, rows = judge(twin, questions, k)
+    ours = scores["release"]
+    comparisons = {
+        name: compare_all(theirs, ours, seed=config.seed) for name, theirs in scores.items() if name != "release"
+    }
+    means = {name: {metric: float(v.mean()) for metric, v in each.items()} for name, each in scores.items()}
+    return Verdict(comparisons, means), NightFacts(twin=twin, questions=questions, scores=scores, rows=rows)
+
+
+def _save(release: Release, aligner: Aligner, verdict: Verdict, config: NightConfig, judged: Split) -> Release:
+    manifest = replace(
+        release.manifest,
+        config=config.for_manifest(),
+        metrics={"evaluated_from": judged.test_start.isoformat(), "evaluated_to": judged.end.isoformat()}
+        | {policy: dict(each) for policy, each in verdict.means.items()},
+        code_commit=_commit(),
+        libraries={name: installed_version(name) for name in LIBRARIES},
+    )
+    return save_release(replace(release, manifest=manifest), Path(config.paths.releases), aligner.save)
+
+
+def _record(engine: Engine, saved: Release, folder: Path, publish: bool) -> None:
+    manifest = saved.manifest
+    record_release(
+        engine,
+        version=manifest.version,
+        path=str(folder.resolve()),
+        data_cutoff=manifest.data_cutoff,
+        checksum=manifest.version.rsplit("-", 1)[1],
+        metrics=dict(manifest.metrics),
+    )
+    if publish:
+        publish_release(engine, manifest.version)
+
+
+def _data_facts(shop: Shop, encoded: EncodedShop) -> dict[str, int]:
+    interactions = shop.interactions
+    return {
+        "items": len(shop.catalogue),
+        "shoppers": int(interactions.shoppers.max()) + 1,
+        "events": len(interactions),
+        "purchases": len(interactions.of_type("purchase")),
+        **encoded.counts,
+    }
+
+
+def _commit() -> str:
+    git = shutil.which("git")
+    if git is None:
+        return ""
+    here = Path(__file__).parent
+    done = subprocess.run([git, "rev-parse", "HEAD"], cwd=here, capture_output=True, text=True, check=False)  # noqa: S603
+    return done.stdout.strip()
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``recsys retrain``."""
+    parser.add_argument("config", type=Path, help="a TOML file, such as pipelines/nightly.toml")
+    parser.add_argument("--no-publish", action="store_true", help="make and record the release, leave the live one")
+
+
+def run(args: argparse.Namespace) -> int:
+    """``recsys retrain``: 0 when a release was made, 2 when it could not be."""
+    try:
+        started = datetime.now(UTC)
+        release = retrain(load_config(args.config), publish=not args.no_publish)
+    except RecsysError as error:
+        print(f"no release was made, the live one stays: {error}", file=sys.stderr)
+        return 2
+    figures: dict[str, Any] = dict(release.manifest.metrics["release"])
+    print(f"{release.manifest.version}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
+    print(f"{(datetime.now(UTC) - started).total_seconds():.0f} s")
+    return 0

@@ -1,0 +1,117 @@
+"""Contact sheets of real shoppers: ``recsys sheet`` draws what they did above and what the live release answers below."""
+
+import argparse
+import sys
+from collections.abc import Collection, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import polars as pl
+
+from pipelines.config import load_paths
+from pipelines.contact_sheet import save_contact_sheet
+from recsys.artifacts import Release, load_release
+from recsys.data.database import open_database
+from recsys.data.load import load_items, load_user_history
+from recsys.data.releases import live_release
+from recsys.errors import RecsysError, ReleaseError
+from recsys.evaluation.sheet import Sheet, SheetItem
+from recsys.recommend import recommend
+from recsys.request import Request, Slate
+
+ItemCards = Mapping[str, Mapping[str, Any]]
+
+
+def item_cards(items: pl.DataFrame) -> ItemCards:
+    """item_id → what a sheet shows of it."""
+    shown = items.select("item_id", "title", "price_cents", "category", first_image=pl.col("images").list.first())
+    return {row["item_id"]: row for row in shown.iter_rows(named=True)}
+
+
+def make_sheet(
+    title: str, request: Request, slate: Slate, cards: ItemCards, images: Path, bought: Collection[str] = ()
+) -> Sheet:
+    """One shopper's history and slate, for drawing.
+
+    Args:
+        title: of the sheet.
+        request, slate: asked with ``explain`` so that reasons can be shown.
+        cards: from item_cards().
+        images: root of relative picture paths.
+        bought: item_ids that the shopper then really took; they are marked.
+    """
+
+    def card(item_id: str, caption: str) -> SheetItem:
+        row = cards.get(item_id, {})
+        price, picture = row.get("price_cents"), row.get("first_image")
+        return SheetItem(
+            item_id=item_id,
+            title=row.get("title") or item_id,
+            subtitle="" if price is None else f"{price / 100:.2f}",
+            image_path=images / picture if picture else None,
+            caption=caption,
+            bought=item_id in bought,
+        )
+
+    return Sheet(
+        title=title,
+        subtitle=f"{len(request.history)} past events · answered as “{slate.fallback}” by {slate.release}",
+        history=[card(e.item_id, f"{_past(e.event_type)} {e.timestamp:%-d %b}") for e in request.history],
+        recommended=[
+            card(item.item_id, item.reasons[0].text if item.reasons else "") for item in slate.items
+        ],
+    )
+
+
+def _past(event_type: str) -> str:
+    words = {"purchase": "bought", "detail-page-view": "viewed", "add-to-cart": "put into the cart", "rating": "rated"}
+    return words.get(event_type, event_type)
+
+
+def draw_shoppers(
+    release: Release, requests: Sequence[Request], cards: ItemCards, images: Path, path: Path
+) -> None:
+    """Ask ``release`` for each request (they must say ``explain``) and draw one page."""
+    sheets = [
+        make_sheet(request.user_id or request.session_id or "somebody new", request, slate, cards, images)
+        for request, slate in zip(requests, recommend(release, requests))
+    ]
+    save_contact_sheet(sheets, path)
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Arguments of ``recsys sheet``."""
+    parser.add_argument("user_ids", nargs="+", help="shoppers to draw; an unknown one is somebody new")
+    parser.add_argument("--config", type=Path, default=Path("pipelines/nightly.toml"))
+    parser.add_argument("--out", type=Path, default=Path("var/sheet.png"), help="the PNG to write")
+    parser.add_argument("--as-of", type=datetime.fromisoformat, help="UTC moment of the request; default: now")
+    parser.add_argument("--limit", type=int, default=12)
+
+
+def run(args: argparse.Namespace) -> int:
+    """``recsys sheet``: 0 when the page was drawn, 2 when there is no release to ask."""
+    paths = load_paths(args.config)
+    engine = open_database(paths.database)
+    now = args.as_of.replace(tzinfo=args.as_of.tzinfo or UTC) if args.as_of else datetime.now(UTC)
+    try:
+        live = live_release(engine)
+        if live is None:
+            raise ReleaseError("expected a published release: run recsys retrain first")
+        release = load_release(live.path)
+    except RecsysError as error:
+        print(error, file=sys.stderr)
+        return 2
+    requests = [
+        Request(
+            requested_at=now,
+            user_id=user_id,
+            history=load_user_history(engine, user_id=user_id, before=now),
+            limit=args.limit,
+            explain=True,
+        )
+        for user_id in args.user_ids
+    ]
+    draw_shoppers(release, requests, item_cards(load_items(engine)), Path(paths.images), args.out)
+    print(args.out)
+    return 0

@@ -1,0 +1,45 @@
+"""Telling the night's stages apart: what runs, how long it took, how much memory it needed."""
+
+import resource
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+
+from tqdm import tqdm
+
+from recsys.evaluation.report import Stage
+
+
+class Stages:
+    """Prints each stage as it starts and ends, and remembers it for the report.
+
+    Attributes:
+        done: finished stages, in order.
+    """
+
+    def __init__(self, progress: bool = True) -> None:
+        self.done: list[Stage] = []
+        self.progress = progress
+
+    @contextmanager
+    def stage(self, name: str) -> Iterator[None]:
+        """Time what happens inside; a stage that fails is not recorded."""
+        if self.progress:
+            print(f"▸ {name}", file=sys.stderr, flush=True)
+        started = time.perf_counter()
+        yield
+        finished = Stage(name, time.perf_counter() - started, peak_mib())
+        self.done.append(finished)
+        if self.progress:
+            print(f"  {name}: {finished.seconds:.1f} s, peak {finished.peak_mib:.0f} MiB", file=sys.stderr, flush=True)
+
+    def bar(self, steps: Iterable[int], label: str) -> Iterable[int]:
+        """``steps`` with a progress bar."""
+        return tqdm(steps, desc=label, leave=False, disable=not self.progress)
+
+
+def peak_mib() -> float:
+    """The most memory this process ever held, MiB."""
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / 2**20 if sys.platform == "darwin" else peak / 2**10
