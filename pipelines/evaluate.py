@@ -1,6 +1,6 @@
 """Offline A/B of two releases on the same later days: ``recsys evaluate A B``.
 
-Both answer the same requests through :func:`recsys.recommend.recommend`, which is what serves, so what is measured is what
+Both answer the same requests through :func:`recsys.recommend.recommend`, which is what serves: what is measured is what
 would be served. Neither may know anything of the days it is judged on.
 """
 
@@ -8,6 +8,7 @@ import json
 import sys
 import time
 from argparse import ArgumentParser, Namespace
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -25,11 +26,10 @@ from recsys.data.database import open_database
 from recsys.data.event_log import scan_events
 from recsys.data.load import load_items
 from recsys.errors import LeakageError, RecsysError, SchemaError
-from recsys.evaluation import metrics
 from recsys.evaluation.ab_report import ABInput, SlatePair, ab_headline, ab_lead, ab_report
-from recsys.evaluation.compare import Comparison, compare_all
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.evaluation.showcase import Showcase, build_showcase, shopper_of
+from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
 from recsys.recommend import recommend
 from recsys.request import FALLBACKS, Request, Slate
 
@@ -93,45 +93,32 @@ def evaluate(
         raise SchemaError(
             f"events: expected {' or '.join(target_types)} events from {start} to {end}, came none in that window"
         )
+    yardstick = _build_yardstick(release_a, release_b, requests, events, k)
     began = time.perf_counter()
     slates_a = answer_requests(release_a, requests.requests, "A" if progress else None)
     halfway = time.perf_counter()
     slates_b = answer_requests(release_b, requests.requests, "B" if progress else None)
     seconds = {"A": halfway - began, "B": time.perf_counter() - halfway}
-
-    item_ids = list(dict.fromkeys([*release_a.item_ids, *release_b.item_ids]))
-    offsets, rows = requests.relevance(item_ids)
-    popularity = _count_purchases(events, start, item_ids)
-    ruler = _embeddings_of(release_a, item_ids)
-    shown_a, shown_b = slate_rows(slates_a, item_ids, k), slate_rows(slates_b, item_ids, k)
-    per_user_a, per_user_b = (
-        metrics.accuracy_metrics(shown, offsets, rows)
-        | {"novelty, bits": metrics.novelty(shown, popularity), "diversity": metrics.diversity(shown, ruler)}
-        for shown in (shown_a, shown_b)
-    )
-    defined = [name for name in per_user_a if _any_pair(per_user_a[name], per_user_b[name])]
-    bootstrap = {"seed": seed, "resamples": resamples}
-    found = [metrics.found_at_k(shown, offsets, rows) for shown in (shown_a, shown_b)]
-    ages = _age_segments(release_b, requests, item_ids, rows, offsets)
+    shown_a, shown_b = yardstick.slate_rows(slates_a), yardstick.slate_rows(slates_b)
+    per_user_a, per_user_b = yardstick.per_user(shown_a), yardstick.per_user(shown_b)
+    segments_a, segments_b = yardstick.by_segment(shown_a), yardstick.by_segment(shown_b)
+    catalogue_b = yardstick.catalogue(shown_b)
     report = ABInput(
         name_a=release_a.manifest.version,
         name_b=release_b.manifest.version,
         created_at=datetime.now(UTC),
         window=_say_window(start, end),
         n_requests=len(requests),
-        comparisons=compare_all(
-            {name: per_user_a[name] for name in defined}, {name: per_user_b[name] for name in defined}, **bootstrap
-        ),
-        catalogue={
-            "coverage": (metrics.coverage(shown_a, len(item_ids)), metrics.coverage(shown_b, len(item_ids))),
-            "gini": (metrics.gini(shown_a, len(item_ids)), metrics.gini(shown_b, len(item_ids))),
+        comparisons=compare_policies(per_user_a, per_user_b, seed=seed, resamples=resamples),
+        catalogue={name: (value, catalogue_b[name]) for name, value in yardstick.catalogue(shown_a).items()},
+        segments={
+            title: compare_policies(values, segments_b[title], seed=seed, resamples=resamples)
+            for title, values in segments_a.items()
         },
-        segments=_by_history(per_user_a, per_user_b, requests, bootstrap)
-        | _by_age(*(metrics.recall_by_segment(each, offsets, ages) for each in found), ages, k, bootstrap),
         fallbacks=_count_fallbacks(slates_a, slates_b),
         overlap=_overlap(slates_a, slates_b),
         seconds=seconds,
-        notes=_notes(requests, item_ids, rows, seconds),
+        notes=_notes(requests, yardstick, seconds),
     )
     return Evaluation(requests, slates_a, slates_b, report, per_user_a, per_user_b)
 
@@ -142,7 +129,8 @@ def refuse_leakage(release: Release, start: datetime, name: str = "the release")
     for what, cutoff in (("data_cutoff", manifest.data_cutoff), ("embedding_cutoff", manifest.embedding_cutoff)):
         if cutoff > start:
             raise LeakageError(
-                f"{name} ({manifest.version}): expected a {what} not after the test window's start {start}, came {cutoff}"
+                f"{name} ({manifest.version}): expected a {what} not after {start}, the start of the test window, "
+                f"came {cutoff}"
             )
 
 
@@ -157,20 +145,10 @@ def answer_requests(release: Release, requests: Sequence[Request], label: str | 
     return slates
 
 
-def slate_rows(slates: Sequence[Slate], item_ids: Sequence[str], k: int) -> NDArray[np.int32]:
-    """Slates as the metrics take them: rows into ``item_ids``, int32 [q, k], -1 where a slate is shorter."""
-    row_of = {item_id: row for row, item_id in enumerate(item_ids)}
-    rows = np.full((len(slates), k), -1, np.int32)
-    for place, slate in enumerate(slates):
-        shown = [row_of[item.item_id] for item in slate.items[:k]]
-        rows[place, : len(shown)] = shown
-    return rows
-
-
 def pick_examples(
     evaluation: Evaluation, release_a: Release, release_b: Release, showcase: Showcase, each: int = 2, seed: int = 0
 ) -> list[SlatePair]:
-    """Shoppers to look at: ``each`` where B gains most, where A does, and drawn among the others whose slates differ."""
+    """Shoppers to look at: ``each`` where B gains most, where A does, and drawn from the others whose slates differ."""
     main = next(iter(evaluation.report.comparisons))
     gain = evaluation.per_user_b[main] - evaluation.per_user_a[main]
     known = evaluation.requests.history_lengths > 0
@@ -205,94 +183,43 @@ def _example(
     )
 
 
-def _by_history(
-    a: dict[str, NDArray[np.float32]],
-    b: dict[str, NDArray[np.float32]],
-    requests: EvaluationSet,
-    bootstrap: dict[str, int],
-) -> dict[str, dict[str, Comparison]]:
-    main = next(iter(a))
-    segments = metrics.history_segments(requests.history_lengths)
-    parts = {label: segments.codes == code for code, label in enumerate(segments.labels)}
-    return {
-        f"{main} by {segments.name}": {
-            label: compare_all({main: a[main][part]}, {main: b[main][part]}, **bootstrap)[main]
-            for label, part in parts.items()
-            if part.any()
-        }
-    }
+def _build_yardstick(
+    release_a: Release, release_b: Release, requests: EvaluationSet, events: pl.DataFrame | pl.LazyFrame, k: int
+) -> Yardstick:
+    """Both are held against the union of their catalogues.
 
-
-def _by_age(
-    a: dict[str, NDArray[np.float32]],
-    b: dict[str, NDArray[np.float32]],
-    ages: metrics.Segments,
-    k: int,
-    bootstrap: dict[str, int],
-) -> dict[str, dict[str, Comparison]]:
-    if set(a) <= {"unknown"}:
-        return {}
-    return {
-        f"Recall@{k} by {ages.name}": {
-            label: compare_all({label: a[label]}, {label: b[label]}, **bootstrap)[label] for label in a
-        }
-    }
-
-
-def _age_segments(
-    release: Release,
-    requests: EvaluationSet,
-    item_ids: Sequence[str],
-    rows: NDArray[np.int32],
-    offsets: NDArray[np.int64],
-) -> metrics.Segments:
-    """How long each relevant item had been on offer when its shopper came, as far as ``release`` knows."""
-    created = np.full(max(len(item_ids), int(rows.max()) + 1), np.nan)
-    for row, item_id in enumerate(item_ids):
-        own = release.row_of(item_id)
-        if own is not None:
-            created[row] = release.tables.created_at_days[own]
-    asked = np.array([request.requested_at.timestamp() / 86_400 for request in requests.requests])
-    age_days = np.repeat(asked, np.diff(offsets)) - created[rows]
-    return metrics.age_segments(age_days.astype(np.float32))
-
-
-def _count_purchases(
-    events: pl.DataFrame | pl.LazyFrame, start: datetime, item_ids: Sequence[str]
-) -> NDArray[np.int64]:
-    """Purchases of each item before ``start``, int64 [n]."""
+    One space must measure the diversity of both: A's, the one in place. An item's age is as B knows it.
+    """
+    item_ids = list(dict.fromkeys([*release_a.item_ids, *release_b.item_ids]))
     counts = (
         events.lazy()
-        .filter((pl.col("timestamp") < start) & (pl.col("event_type") == "purchase"))
+        .filter((pl.col("timestamp") < requests.start) & (pl.col("event_type") == "purchase"))
         .group_by("item_id")
         .len()
         .collect()
     )
     count_of = dict(counts.iter_rows())
-    return np.array([count_of.get(item_id, 0) for item_id in item_ids], np.int64)
+    return build_yardstick(
+        requests,
+        item_ids,
+        popularity=np.array([count_of.get(item_id, 0) for item_id in item_ids], np.int64),
+        embeddings=_spread(release_a, item_ids, np.asarray(release_a.retrieval.embeddings, np.float32), 0.0),
+        created_at_days=_spread(release_b, item_ids, np.asarray(release_b.tables.created_at_days, np.float64), np.nan),
+        k=k,
+    )
 
 
-def _embeddings_of(release: Release, item_ids: Sequence[str]) -> NDArray[np.float32]:
-    """A's vectors measure the diversity of both slates, as one ruler must; zero for items that A does not know."""
-    fused = release.retrieval.embeddings
-    vectors = np.zeros((len(item_ids), fused.shape[1]), np.float32)
-    for row, item_id in enumerate(item_ids):
-        own = release.row_of(item_id)
-        if own is not None:
-            vectors[row] = fused[own]
-    return vectors
-
-
-def _any_pair(a: NDArray[np.float32], b: NDArray[np.float32]) -> bool:
-    return bool((~np.isnan(a) & ~np.isnan(b)).any())
+def _spread(release: Release, item_ids: Sequence[str], values: NDArray[Any], absent: float) -> NDArray[Any]:
+    """A release's values by row → by position in ``item_ids``; ``absent`` for items that it does not know."""
+    own = np.array([release.rows.get(item_id, -1) for item_id in item_ids])
+    spread = np.full((len(item_ids), *values.shape[1:]), absent, values.dtype)
+    spread[own >= 0] = values[own[own >= 0]]
+    return spread
 
 
 def _count_fallbacks(slates_a: Sequence[Slate], slates_b: Sequence[Slate]) -> dict[str, tuple[int, int]]:
-    counts = {
-        rung: (sum(s.fallback == rung for s in slates_a), sum(s.fallback == rung for s in slates_b))
-        for rung in FALLBACKS
-    }
-    return {rung: pair for rung, pair in counts.items() if any(pair)}
+    a, b = (Counter(slate.fallback for slate in slates) for slates in (slates_a, slates_b))
+    return {rung: (a[rung], b[rung]) for rung in FALLBACKS if a[rung] or b[rung]}
 
 
 def _overlap(slates_a: Sequence[Slate], slates_b: Sequence[Slate]) -> float:
@@ -312,17 +239,14 @@ def _say_window(start: datetime, end: datetime) -> str:
     return f"{start:%Y-%m-%d}" if last.date() == start.date() else f"{start:%Y-%m-%d} to {last:%Y-%m-%d}"
 
 
-def _notes(
-    requests: EvaluationSet, item_ids: Sequence[str], rows: NDArray[np.int32], seconds: dict[str, float]
-) -> list[str]:
+def _notes(requests: EvaluationSet, yardstick: Yardstick, seconds: dict[str, float]) -> list[str]:
     newcomers = int((requests.history_lengths == 0).sum())
-    unknown = int((rows >= len(item_ids)).sum())
     pace = ", ".join(f"{name} {1000 * spent / len(requests):.1f} ms" for name, spent in seconds.items())
     return [
         f"One request for each shopper, at the first event in the window: {len(requests):,}, {newcomers:,} of them "
         "without any history.",
-        f"Relevant is what the shopper then took: {len(rows):,} items, {unknown:,} of them in neither release; they count "
-        "as missed.",
+        f"Relevant is what the shopper then took: {len(yardstick.rows):,} items, {yardstick.n_unknown:,} of them in "
+        "neither release; they count as missed.",
         "Novelty counts purchases before the window. Diversity is measured in the embedding space of A for both.",
         f"Time for an answer, in batches: {pace}.",
     ]
@@ -357,9 +281,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("a", metavar="A", help="the release in place: a version or a directory")
     parser.add_argument("b", metavar="B", help="the other one")
     parser.add_argument("--config", type=Path, help="TOML file whose [paths] to use")
-    parser.add_argument(
-        "--start", type=_day, help="first test day, UTC (default: where the younger release's data ends)"
-    )
+    parser.add_argument("--start", type=_day, help="first test day, UTC (default: where the data of the younger ends)")
     parser.add_argument("--end", type=_day, help="first day after the test, UTC (default: after the last event)")
     parser.add_argument("--k", type=int, default=12, help="length of the slates (default: %(default)s)")
     parser.add_argument(

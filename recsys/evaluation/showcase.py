@@ -45,11 +45,12 @@ class Showcase:
 
     def sheet(self, request: Request, slate: Slate, bought: Collection[str] = ()) -> Sheet:
         """One shopper, whole."""
+        moment = f"{request.requested_at:%Y-%m-%d %H:%M} UTC"
         return Sheet(
             title=shopper_of(request),
             history=self.history(request),
             recommended=self.slate(slate, bought),
-            subtitle=f"{request.requested_at:%Y-%m-%d %H:%M} UTC · release {slate.release} · {say_rung(slate.fallback)}",
+            subtitle=f"{moment} · release {slate.release} · {say_rung(slate.fallback)}",
         )
 
 
