@@ -1,0 +1,178 @@
+"""Rewrite a convolutional network for inference on a CPU: one oneDNN call for convolution, batch norm and activation.
+
+Eager PyTorch runs the three one after another, each through memory, and packs the weights anew in every call. Here the
+batch norm is folded into the weights, the activation rides in the convolution's last loop, and the weights are packed
+once. These are the calls that torch.compile's own CPU backend emits; unlike it, nothing here needs a C++ compiler.
+
+In bfloat16 the early layers decide the accuracy: product photos are mostly flat background, where a rounded filter errs
+the same way in every pixel and the error does not average out. So convolutions that give at least a quarter of the
+input's pixels (stride 2 or less) stay in float32; the rest is bfloat16 with float32 accumulation.
+"""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor, fx, nn
+from torch.fx.passes.shape_prop import ShapeProp
+from torch.nn.utils.fusion import fuse_conv_bn_eval
+
+# activation → its name and numbers in oneDNN's post-operations
+_ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
+    nn.Identity: ("none", []),
+    nn.ReLU: ("relu", []),
+    nn.ReLU6: ("hardtanh", [0.0, 6.0]),
+    nn.SiLU: ("swish", []),
+    nn.Hardswish: ("hardswish", []),
+}
+
+
+def fused_calls_exist() -> bool:
+    """Whether this build of torch has the oneDNN calls."""
+    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    return bool(torch.backends.mkldnn.is_available()) and all(  # type: ignore[no-untyped-call]
+        hasattr(torch.ops.mkldnn, name) for name in names
+    )
+
+
+def fuse_convolutions(model: nn.Module, size: int, batch: int, bfloat16: bool) -> fx.GraphModule | None:
+    """A copy of ``model`` whose convolutions are fused and packed; the model itself stays as it is.
+
+    Args:
+        model: in eval mode, takes float32 [batch, 3, size, size].
+        size: side of its input, pixels.
+        batch: the batch that the packing is tuned for; others work too.
+        bfloat16: compute in bfloat16 where it does no harm (see above).
+    Returns:
+        None where the model cannot be traced, or has no convolution followed by a batch norm.
+    """
+    try:
+        graph = _Tracer().trace(model)
+        traced = fx.GraphModule(model, graph)
+        with torch.inference_mode():
+            ShapeProp(traced).propagate(torch.zeros(batch, 3, size, size))
+    except Exception:  # models with control flow on tensors; fx raises what it meets
+        return None
+    modules = dict(traced.named_modules())
+    n_fused = 0
+    for node in list(graph.nodes):
+        convolution = modules.get(node.target) if node.op == "call_module" else None
+        if not isinstance(convolution, nn.Conv2d) or convolution.padding_mode != "zeros":
+            continue
+        chain = [node]
+        following = _only_user(chain[-1], modules)
+        norm = None
+        if following is not None and isinstance(following[1], nn.BatchNorm2d):
+            norm = following[1]
+            chain.append(following[0])
+            following = _only_user(chain[-1], modules)
+        activation = getattr(norm, "act", None)  # timm's norm layers carry their activation
+        if type(getattr(norm, "drop", None)) not in (nn.Identity, type(None)):
+            continue
+        if activation is None and following is not None and type(following[1]) in _ACTIVATIONS:
+            activation = following[1]
+            chain.append(following[0])
+        activation = activation or nn.Identity()
+        if type(activation) not in _ACTIVATIONS:
+            continue
+        before = tuple(node.args[0].meta["tensor_meta"].shape)
+        after = tuple(node.meta["tensor_meta"].shape)
+        keep = not bfloat16 or 4 * after[-1] * after[-2] >= size * size
+        try:
+            fused = FusedConvolution(convolution, norm, activation, before, torch.float32 if keep else torch.bfloat16)
+        except ValueError:
+            continue
+        name = f"fused_{n_fused}"
+        traced.add_module(name, fused)
+        with graph.inserting_after(chain[-1]):
+            replacement = graph.call_module(name, (node.args[0],))
+        replacement.meta = dict(chain[-1].meta)
+        chain[-1].replace_all_uses_with(replacement)
+        for dead in reversed(chain):
+            graph.erase_node(dead)
+        n_fused += norm is not None
+    if not n_fused:
+        return None
+    traced.delete_all_unused_submodules()
+    graph.lint()
+    traced.recompile()
+    return traced
+
+
+class FusedConvolution(nn.Module):
+    """act(norm(convolution(x))) in one call, for inference only.
+
+    Args:
+        convolution: zero-padded, or one of timm's that pad as TensorFlow does ("same").
+        norm: folded into the weights; None for none.
+        activation: one of _ACTIVATIONS.
+        shape: of the input, [batch, channels, height, width].
+        dtype: of the weights and of the output.
+    Raises:
+        ValueError: the padding cannot be had from one call.
+    """
+
+    def __init__(
+        self,
+        convolution: nn.Conv2d,
+        norm: nn.BatchNorm2d | None,
+        activation: nn.Module,
+        shape: tuple[int, ...],
+        dtype: torch.dtype,
+    ) -> None:
+        super().__init__()
+        folded = convolution if norm is None else fuse_conv_bn_eval(convolution, norm)
+        weight, padding = _explicit_padding(folded, type(convolution).__name__ == "Conv2dSame", shape)
+        self.dtype = dtype
+        self.arguments = (padding, list(folded.stride), list(folded.dilation), folded.groups)
+        self.activation = _ACTIVATIONS[type(activation)]
+        weight = weight.detach().to(dtype).contiguous(memory_format=torch.channels_last)
+        self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.arguments, list(shape))
+        self.bias = None if folded.bias is None else folded.bias.detach().to(dtype)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """float32 or bfloat16 [n, c, h, w] → ``dtype`` [n, c', h', w']."""
+        name, numbers = self.activation
+        return cast(
+            Tensor,
+            torch.ops.mkldnn._convolution_pointwise(
+                x.to(self.dtype), self.weight, self.bias, *self.arguments, name, numbers, ""
+            ),
+        )
+
+
+def _explicit_padding(convolution: nn.Conv2d, same: bool, shape: tuple[int, ...]) -> tuple[Tensor, list[int]]:
+    """Weight and symmetric padding that give what the layer gives.
+
+    TensorFlow's "same" pads one pixel more at the end than at the start where it cannot split evenly. oneDNN's call
+    pads both sides alike, so the filter gets a first row and column of zeros and the start is padded by one more: the
+    same sums, without a copy of the picture.
+    """
+    weight = convolution.weight
+    if not same:
+        if isinstance(convolution.padding, str):
+            raise ValueError(convolution.padding)
+        return weight, [int(side) for side in convolution.padding]
+    padding, grown = [], [0, 0]
+    for axis in (0, 1):
+        extent, stride = shape[2 + axis], convolution.stride[axis]
+        reach = (convolution.kernel_size[axis] - 1) * convolution.dilation[axis] + 1
+        total = max((-(-extent // stride) - 1) * stride + reach - extent, 0)
+        if total % 2 and convolution.dilation[axis] != 1:
+            raise ValueError("odd padding of a dilated filter")
+        grown[axis] = total % 2
+        padding.append((total + 1) // 2)
+    return nn.functional.pad(weight, (grown[1], 0, grown[0], 0)), padding
+
+
+class _Tracer(fx.Tracer):
+    """Sees every convolution and norm as one step, timm's subclasses of them too."""
+
+    def is_leaf_module(self, module: nn.Module, qualified_name: str) -> bool:
+        return isinstance(module, nn.Conv2d | nn.BatchNorm2d) or super().is_leaf_module(module, qualified_name)
+
+
+def _only_user(node: fx.Node, modules: dict[str, Any]) -> tuple[fx.Node, nn.Module] | None:
+    users = list(node.users)
+    if len(users) != 1 or users[0].op != "call_module":
+        return None
+    return users[0], modules[str(users[0].target)]
