@@ -5,11 +5,10 @@ would be served. Neither may know anything of the days it is judged on.
 """
 
 import json
-import sys
 import time
 from argparse import ArgumentParser, Namespace
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -21,14 +20,14 @@ from numpy.typing import NDArray
 from tqdm import tqdm
 
 from pipelines.config import Paths, load_paths
+from pipelines.sheets import ItemCards, item_cards, make_sheet
 from recsys.artifacts import Release, load_release
 from recsys.data.database import open_database
 from recsys.data.event_log import scan_events
 from recsys.data.load import load_items
-from recsys.errors import LeakageError, RecsysError, SchemaError
+from recsys.errors import LeakageError, SchemaError
 from recsys.evaluation.ab_report import ABInput, SlatePair, ab_headline, ab_lead, ab_report
 from recsys.evaluation.requests import EvaluationSet, build_requests
-from recsys.evaluation.showcase import Showcase, build_showcase, shopper_of
 from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
 from recsys.recommend import recommend
 from recsys.request import FALLBACKS, Request, Slate
@@ -135,52 +134,60 @@ def refuse_leakage(release: Release, start: datetime, name: str = "the release")
 
 
 def answer_requests(release: Release, requests: Sequence[Request], label: str | None = None) -> list[Slate]:
-    """Slates for all requests in order; with a ``label``, under a progress bar of that name."""
+    """Slates for all requests in order; with a ``label``, under a progress bar of that name.
+
+    Nothing is filtered by stock: what was in stock in the past is not known, and what is today must not leak into it.
+    """
+    everything = np.ones(len(release.item_ids), bool)
     slates: list[Slate] = []
     with tqdm(total=len(requests), desc=label, unit=" requests", disable=label is None) as bar:
         for begin in range(0, len(requests), BATCH):
             batch = requests[begin : begin + BATCH]
-            slates += recommend(release, batch)
+            slates += recommend(release, batch, available=everything)
             bar.update(len(batch))
     return slates
 
 
-def pick_examples(
-    evaluation: Evaluation, release_a: Release, release_b: Release, showcase: Showcase, each: int = 2, seed: int = 0
-) -> list[SlatePair]:
-    """Shoppers to look at: ``each`` where B gains most, where A does, and drawn from the others whose slates differ."""
+def pick_examples(evaluation: Evaluation, each: int = 2, seed: int = 0) -> dict[int, str]:
+    """Shoppers to look at, and why: ``each`` where B gains most, where A does, and drawn from the rest that differ.
+
+    Returns:
+        Position of the request → why it is shown.
+    """
     main = next(iter(evaluation.report.comparisons))
     gain = evaluation.per_user_b[main] - evaluation.per_user_a[main]
     known = evaluation.requests.history_lengths > 0
     differ = np.array([_ids(a) != _ids(b) for a, b in zip(evaluation.slates_a, evaluation.slates_b)])
     # Those with a history say more; a shop of newcomers alone still gets its examples.
     candidates = np.flatnonzero(differ & known) if (differ & known).any() else np.flatnonzero(differ)
-    ordered = candidates[np.argsort(-gain[candidates], kind="stable")]
-    best = [int(u) for u in ordered[:each] if gain[u] > 0]
-    worst = [int(u) for u in ordered[::-1][:each] if gain[u] < 0]
-    rest = np.setdiff1d(candidates, [*best, *worst])
+    ordered = candidates[np.argsort(-gain[candidates], kind="stable")].tolist()
+    picked = {user: "B finds more" for user in ordered[:each] if gain[user] > 0}
+    picked |= {user: "A finds more" for user in ordered[::-1][:each] if gain[user] < 0}
+    rest = np.setdiff1d(candidates, list(picked))
     drawn = np.random.default_rng(seed).choice(rest, min(each, len(rest)), replace=False).tolist()
-    told = {"B finds more": best, "A finds more": worst, "Drawn by chance": drawn}
-    return [
-        _example(evaluation, release_a, release_b, showcase, user, words)
-        for words, users in told.items()
-        for user in users
-    ]
+    return picked | dict.fromkeys(drawn, "Drawn by chance")
 
 
-def _example(
-    evaluation: Evaluation, release_a: Release, release_b: Release, showcase: Showcase, user: int, words: str
-) -> SlatePair:
-    request = replace(evaluation.requests.requests[user], explain=True)
-    bought = set(evaluation.requests.relevant[user])
-    (slate_a,), (slate_b,) = recommend(release_a, [request]), recommend(release_b, [request])
-    return SlatePair(
-        title=shopper_of(request),
-        history=showcase.history(request),
-        a=showcase.slate(slate_a, bought),
-        b=showcase.slate(slate_b, bought),
-        subtitle=f"{words} · {request.requested_at:%Y-%m-%d %H:%M} UTC · then bought {len(bought)}",
-    )
+def draw_examples(
+    evaluation: Evaluation,
+    release_a: Release,
+    release_b: Release,
+    picked: Mapping[int, str],
+    cards: ItemCards,
+    images: Path,
+) -> list[SlatePair]:
+    """Both slates of each picked request, with pictures, reasons, and what was then bought."""
+    requests = [replace(evaluation.requests.requests[user], explain=True) for user in picked]
+    pairs = []
+    for user, request, slate_a, slate_b in zip(
+        picked, requests, answer_requests(release_a, requests), answer_requests(release_b, requests)
+    ):
+        bought = evaluation.requests.relevant[user]
+        title = request.user_id or request.session_id or "somebody new"
+        a, b = (make_sheet(title, request, slate, cards, images, bought) for slate in (slate_a, slate_b))
+        words = f"{picked[user]} · {request.requested_at:%Y-%m-%d %H:%M} UTC · then took {len(bought)} items"
+        pairs.append(SlatePair(title, a.history, a.recommended, b.recommended, words))
+    return pairs
 
 
 def _build_yardstick(
@@ -280,7 +287,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.description = "Compare two releases on the same later days. Exit status: 0 with a verdict, 2 without."
     parser.add_argument("a", metavar="A", help="the release in place: a version or a directory")
     parser.add_argument("b", metavar="B", help="the other one")
-    parser.add_argument("--config", type=Path, help="TOML file whose [paths] to use")
+    parser.add_argument("--config", type=Path, default=Path("pipelines/nightly.toml"), help="whose [paths] to use")
     parser.add_argument("--start", type=_day, help="first test day, UTC (default: where the data of the younger ends)")
     parser.add_argument("--end", type=_day, help="first day after the test, UTC (default: after the last event)")
     parser.add_argument("--k", type=int, default=12, help="length of the slates (default: %(default)s)")
@@ -294,32 +301,30 @@ def add_arguments(parser: ArgumentParser) -> None:
 
 
 def run(args: Namespace) -> int:
-    """Evaluate as the arguments say; print the verdict and where the report stands; return the exit status."""
-    try:
-        paths = load_paths(args.config) if args.config else Paths()
-        release_a, release_b = (load_release(find_release(name, paths)) for name in (args.a, args.b))
-        events = scan_events(paths.events)
-        start = args.start or max(release_a.manifest.data_cutoff, release_b.manifest.data_cutoff)
-        end = args.end or _after_last_event(events, paths.events)
-        evaluation = evaluate(
-            release_a,
-            release_b,
-            events,
-            start,
-            end,
-            k=args.k,
-            target_types=tuple(args.target or ["purchase"]),
-            max_users=args.max_users,
-            seed=args.seed,
-            progress=not args.quiet,
-        )
-        showcase = build_showcase(load_items(open_database(paths.database)), Path(paths.images))
-    except RecsysError as error:
-        print(f"recsys evaluate: {error}", file=sys.stderr)
-        return 2
-    report = replace(
-        evaluation.report, examples=pick_examples(evaluation, release_a, release_b, showcase, seed=args.seed)
+    """Evaluate as the arguments say; print the verdict and where the report stands.
+
+    Raises:
+        RecsysError: no release, no events, or a release that knows the test window; the command line names it.
+    """
+    paths = load_paths(args.config)
+    release_a, release_b = (load_release(find_release(name, paths)) for name in (args.a, args.b))
+    events = scan_events(paths.events)
+    evaluation = evaluate(
+        release_a,
+        release_b,
+        events,
+        args.start or max(release_a.manifest.data_cutoff, release_b.manifest.data_cutoff),
+        args.end or _after_last_event(events, paths.events),
+        k=args.k,
+        target_types=tuple(args.target or ["purchase"]),
+        max_users=args.max_users,
+        seed=args.seed,
+        progress=not args.quiet,
     )
+    picked = pick_examples(evaluation, seed=args.seed)
+    cards = item_cards(load_items(open_database(paths.database)))
+    examples = draw_examples(evaluation, release_a, release_b, picked, cards, Path(paths.images))
+    report = replace(evaluation.report, examples=examples)
     page = args.output / f"{report.name_a}-against-{report.name_b}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(ab_report(report), encoding="utf-8")
