@@ -20,6 +20,7 @@ from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from datetime import date
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 from sqlalchemy import Engine, func, select
@@ -30,7 +31,9 @@ from recsys.schema import EVENTS
 
 BATCH_EVENTS = 200_000  # events per batch: about 100 MiB while it is written
 
-LOGGED = pl.Schema({"sequence": pl.Int64, **EVENTS})
+UNFINISHED = ".unfinished"
+
+LOGGED = pl.Schema([("sequence", pl.Int64()), *EVENTS.items()])
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,8 @@ def append_to_log(engine: Engine, log_dir: Path | str) -> int:
                 f"{log_dir}: expected the log of database {database_id}, came that of {committed.database_id}; "
                 "name another folder for the events, or remove this one to write it anew"
             )
-        for path in _files(log_dir):
-            if _last_sequence(path) > committed.sequence:
+        for path in [*log_dir.rglob("*" + UNFINISHED), *_files(log_dir)]:
+            if path.name.endswith(UNFINISHED) or _last_sequence(path) > committed.sequence:
                 path.unlink()
         end = _last_finished_sequence(engine)
         while committed.sequence < end:
@@ -107,13 +110,19 @@ def scan_events(log_dir: Path | str, since: date | None = None, until: date | No
 
 
 def _last_finished_sequence(engine: Engine) -> int:
-    """The number below which no event is still being written."""
-    with engine.begin() as connection:
+    """The number up to which every event is committed, for good."""
+    with engine.connect() as connection:
         if connection.dialect.name == "postgresql":
             # Numbers are given out before the commit, so a higher one may be visible while a lower one is not yet.
             # This waits until all who hold one have finished; it is let go at once.
             connection.exec_driver_sql("LOCK TABLE events IN SHARE MODE")
-        return connection.execute(select(func.max(Event.sequence))).scalar() or 0
+        last = connection.execute(select(func.max(Event.sequence))).scalar() or 0
+        connection.rollback()
+        if connection.dialect.name == "sqlite":
+            # Commits may not be on disk yet (see database.py), and the log must not know more than the disk does.
+            driver_connection: Any = connection.connection.driver_connection
+            driver_connection.execute("PRAGMA wal_checkpoint(PASSIVE)")
+        return last
 
 
 def _read_events(engine: Engine, after: int, end: int) -> tuple[pl.DataFrame, int]:
@@ -139,7 +148,7 @@ def _write_committed(log_dir: Path, committed: Committed) -> None:
 
 def _replace(path: Path, write: Callable[[Path], object]) -> None:
     """Put a file in its place complete and on disk, or not at all."""
-    unfinished = path.with_name(path.name + ".unfinished")
+    unfinished = path.with_name(path.name + UNFINISHED)
     write(unfinished)
     _sync(unfinished)
     unfinished.replace(path)

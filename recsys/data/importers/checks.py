@@ -18,6 +18,8 @@ CLOCK_SKEW = timedelta(days=1)  # a sender's clock may be ahead of ours by so mu
 MAX_INT32 = 2**31 - 1
 MAX_CENTS = 10**12  # ten billion of any currency
 
+ID_CHARACTERS = 255
+
 Parse = Callable[[pl.Series], pl.Series]
 
 
@@ -71,6 +73,7 @@ def check(rows: pl.DataFrame, columns: Mapping[str, Column]) -> Checked:
         if column.required:
             bad |= raw.is_null()
         problems += [Problem(row, name, column.expected, raw[row]) for row in bad.arg_true()]
+        problems += [Problem(row, name, "text without NUL", raw[row]) for row in _has_nul(parsed).arg_true()]
         if column.default is not None:
             parsed = parsed.fill_null(column.default)
         values[name] = parsed
@@ -117,6 +120,18 @@ def _blank_to_null(raw: pl.Series) -> pl.Series:
     return raw
 
 
+def _has_nul(values: pl.Series) -> pl.Series:
+    """PostgreSQL's text cannot hold the character NUL."""
+    frame = values.alias("value").to_frame()
+    if values.dtype == pl.String:
+        found = pl.col("value").str.contains("\0", literal=True)
+    elif values.dtype == pl.List(pl.String):
+        found = pl.col("value").list.eval(pl.element().str.contains("\0", literal=True)).list.any()
+    else:
+        found = pl.repeat(False, pl.len())
+    return frame.select(found.fill_null(False).alias("found")).to_series()
+
+
 def _text(raw: pl.Series) -> pl.Series:
     if raw.dtype == pl.String:
         return raw
@@ -126,7 +141,10 @@ def _text(raw: pl.Series) -> pl.Series:
 
 
 def _identifier(raw: pl.Series) -> pl.Series:
-    return _nothing(raw, pl.String) if raw.dtype.is_float() else _text(raw)
+    if raw.dtype.is_float():  # 0.1 + 0.2 names nothing
+        return _nothing(raw, pl.String)
+    text = _text(raw)
+    return _keep(text, text.str.len_chars() <= ID_CHARACTERS)
 
 
 def _number(low: float, high: float, dtype: pl.DataType | type[pl.DataType] = pl.Float64) -> Parse:
@@ -273,8 +291,9 @@ def _nothing(raw: pl.Series, dtype: Any) -> pl.Series:
     return pl.repeat(None, len(raw), dtype=dtype, eager=True)
 
 
-_IDENTIFIER = Column("an id: text that is not empty", _identifier)
-REQUIRED_ID = Column("an id: text that is not empty", _identifier, required=True)
+_ID = f"an id: text of 1 to {ID_CHARACTERS} characters"
+_IDENTIFIER = Column(_ID, _identifier)
+REQUIRED_ID = Column(_ID, _identifier, required=True)
 _TEXT = Column("text", _text)
 _TIME = "a time as ISO 8601 or as seconds since 1970, not before 1970 and not in the future"
 

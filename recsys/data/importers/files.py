@@ -64,24 +64,24 @@ def stem(path: Path) -> str:
     return path.name.partition(".")[0]
 
 
-def read_batches(path: Path, rejects: Rejects, progress: bool, batch_rows: int = BATCH_ROWS) -> Iterator[Batch]:
+def read_batches(path: Path, rejects: Rejects, progress: bool) -> Iterator[Batch]:
     """The rows of a file of any of SUFFIXES.
 
     Raises:
         SchemaError: the file as a whole is not what its name says.
     """
     if has_suffix(path, (".parquet",)):
-        yield from _read_parquet(path, progress, batch_rows)
+        yield from _read_parquet(path, progress)
     elif has_suffix(path, (".csv", ".csv.gz")):
-        yield from _read_csv(path, rejects, progress, batch_rows)
+        yield from _read_csv(path, rejects, progress)
     else:
-        for batch in read_records(path, rejects, progress, batch_rows):
+        for batch in read_records(path, rejects, progress):
             names = dict.fromkeys(name for record in batch.records for name in record)
             columns = {name: [as_text(record.get(name)) for record in batch.records] for name in names}
             yield Batch(path, batch.lines, pl.DataFrame(columns, schema=dict.fromkeys(names, pl.String)))
 
 
-def read_records(path: Path, rejects: Rejects, progress: bool, batch_rows: int = BATCH_ROWS) -> Iterator[Records]:
+def read_records(path: Path, rejects: Rejects, progress: bool) -> Iterator[Records]:
     """The objects of a JSON lines file."""
     lines: list[int] = []
     records: list[dict[str, Any]] = []
@@ -93,7 +93,7 @@ def read_records(path: Path, rejects: Rejects, progress: bool, batch_rows: int =
                 records.append(record)
             elif record is not None:
                 rejects.add(path, number, None, record, text.strip(), text.rstrip("\n"))
-            if len(records) >= batch_rows:
+            if len(records) >= BATCH_ROWS:
                 yield Records(path, lines, records)
                 lines, records = [], []
     if records:
@@ -140,7 +140,7 @@ def as_text(value: Any) -> str | None:
     return str(value)
 
 
-def _read_csv(path: Path, rejects: Rejects, progress: bool, batch_rows: int) -> Iterator[Batch]:
+def _read_csv(path: Path, rejects: Rejects, progress: bool) -> Iterator[Batch]:
     lines: list[int] = []
     rows: list[list[str]] = []
     with _open_text(path, progress, newline="") as file:  # the csv module finds the ends of lines itself
@@ -164,7 +164,7 @@ def _read_csv(path: Path, rejects: Rejects, progress: bool, batch_rows: int) -> 
                     came = f"{len(row)} cells"
                     rejects.add(path, start, None, f"{len(header)} cells, as many as columns", came, ",".join(row))
                 start = reader.line_num + 1
-                if len(rows) >= batch_rows:
+                if len(rows) >= BATCH_ROWS:
                     yield Batch(path, lines, _text_frame(header, rows))
                     lines, rows = [], []
         except csv.Error as error:
@@ -184,12 +184,12 @@ def _note_unstorable(lines: Iterable[str], numbers: list[int]) -> Iterator[str]:
         yield line
 
 
-def _read_parquet(path: Path, progress: bool, batch_rows: int) -> Iterator[Batch]:
+def _read_parquet(path: Path, progress: bool) -> Iterator[Batch]:
     try:
         n_rows = pl.scan_parquet(path).select(pl.len()).collect().item()
         first = 1
         with tqdm(total=n_rows, desc=path.name, unit="row", unit_scale=True, disable=not progress) as bar:
-            for rows in pl.scan_parquet(path).collect_batches(chunk_size=batch_rows, maintain_order=True):
+            for rows in pl.scan_parquet(path).collect_batches(chunk_size=BATCH_ROWS, maintain_order=True):
                 yield Batch(path, list(range(first, first + rows.height)), rows)
                 first += rows.height
                 bar.update(rows.height)
