@@ -309,12 +309,19 @@ def run(args: Namespace) -> int:
     paths = load_paths(args.config)
     release_a, release_b = (load_release(find_release(name, paths)) for name in (args.a, args.b))
     events = scan_events(paths.events)
+    start = args.start or max(release_a.manifest.data_cutoff, release_b.manifest.data_cutoff)
+    end = args.end or _after_last_event(events, paths.events)
+    if start >= end:
+        raise SchemaError(
+            f"{paths.events}: expected events after {start}, where the releases' own data ends, came none: wait for new "
+            "ones, or name releases that were fitted up to an earlier day"
+        )
     evaluation = evaluate(
         release_a,
         release_b,
         events,
-        args.start or max(release_a.manifest.data_cutoff, release_b.manifest.data_cutoff),
-        args.end or _after_last_event(events, paths.events),
+        start,
+        end,
         k=args.k,
         target_types=tuple(args.target or ["purchase"]),
         max_users=args.max_users,

@@ -46,11 +46,11 @@ def night(tmp_path) -> ReportInput:
             "popularity": compare_all(metrics_of(0.1, 1), ours),
             "item→item": compare_all(metrics_of(0.3, 2), ours),
         },
-        catalogue={"this release": {"coverage": 0.41, "gini": 0.7}, "popularity": {"coverage": 0.001}},
+        catalogue={"release": {"coverage": 0.41, "gini": 0.7}, "popularity": {"coverage": 0.001}},
         alignment_loss={"training": [4.0, 3.0, 2.5], "held out": [4.1, 3.3, 3.2]},
         feature_importance={NASTY: 3.0, "price": 1.0},
         recall_by_candidates={"all sources": [(10, 0.1), (100, 0.4)], "トレンド": [(10, 0.05), (100, 0.1)]},
-        ndcg_by_history={"this release": {"none": (0.1, 900), "1–2": (0.2, 1100)}, "popularity": {"none": (0.1, 900)}},
+        ndcg_by_history={"release": {"none": (0.1, 900), "1–2": (0.2, 1100)}, "popularity": {"none": (0.1, 900)}},
         examples=[
             Sheet(NASTY, [SheetItem("h", NASTY)], [SheetItem("r", "Red hat", "€5", picture, NASTY, bought=True)])
         ],
@@ -121,7 +121,16 @@ def test_the_night_in_a_browser(night, browse):
     assert re.fullmatch(r"This release beats item→item, the best baseline, by \d+\.\d% in NDCG@12", headline_of(dom))
     assert "<title>Release 20260310T000000-abc</title>" in dom  # no script of a title or a note has run
     assert 'data-overflow="false"' in dom
-    for words in ("1 min 24 s", "1.3 GiB", "17,986", "トレンド", "then bought", "€5", "Configuration of every stage"):
+    for words in (
+        "1 min 24 s",
+        "1.3 GiB",
+        "17,986",
+        "トレンド",
+        "then bought",
+        "€5",
+        "Configuration of every stage",
+        "0.4100",
+    ):
         assert words in dom, words
     assert dom.count("<svg") == 7  # two forests, recall, history, alignment, importance, stages
 

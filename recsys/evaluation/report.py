@@ -22,6 +22,8 @@ from recsys.evaluation.wording import (
     small_print,
 )
 
+OURS = "release"  # what the release is called among the policies of ReportInput
+
 
 @dataclass(frozen=True)
 class Stage:
@@ -45,7 +47,7 @@ class ReportInput:
         data: what went in: label → count or words.
         comparisons: baseline → metric → Comparison with the baseline as A and the release as B. The metric named first
             is the one the headline speaks of.
-        catalogue: policy → {"coverage": share, "gini": index}.
+        catalogue: policy (OURS or a baseline) → {"coverage": share, "gini": index}.
         alignment_loss: curve ("training", "held out") → loss of each epoch.
         feature_importance: feature → total gain of its splits.
         recall_by_candidates: source → (candidates kept, recall among them).
@@ -131,7 +133,7 @@ def _baselines(report: ReportInput, best: str | None) -> Html:
     for metric, comparison in report.comparisons[best].items():
         ours = Html(f"<strong>{say_figure(comparison.mean_b)}</strong>")
         rows.append([metric, ours, *(_baseline_cell(compared.get(metric)) for compared in report.comparisons.values())])
-    policies = ["this release", *report.comparisons]
+    policies = [OURS, *report.comparisons]
     for name in dict.fromkeys(name for figures in report.catalogue.values() for name in figures):
         figures = [report.catalogue.get(policy, {}).get(name) for policy in policies]
         rows.append([name, *("–" if figure is None else say_figure(figure) for figure in figures)])
@@ -143,7 +145,9 @@ def _baselines(report: ReportInput, best: str | None) -> Html:
         plot(plots.forest(compared, f"this release against {name}, %"), f"Against {name}")
         for name, compared in report.comparisons.items()
     ]
-    return section("Against the baselines", intro, table(["", *policies], rows), side_by_side(forests))
+    return section(
+        "Against the baselines", intro, table(["", "this release", *report.comparisons], rows), side_by_side(forests)
+    )
 
 
 def _baseline_cell(comparison: Comparison | None) -> Html:
@@ -164,9 +168,12 @@ def _training(report: ReportInput) -> Html:
     if report.ndcg_by_history:
         groups = list(dict.fromkeys(label for by in report.ndcg_by_history.values() for label in by))
         sizes = {label: by[label][1] for by in report.ndcg_by_history.values() for label in by}
+        ours_first = sorted(report.ndcg_by_history, key=lambda policy: policy != OURS)
         series = {
-            policy: [by.get(label, (float("nan"), 0))[0] for label in groups]
-            for policy, by in report.ndcg_by_history.items()
+            "this release" if policy == OURS else policy: [
+                report.ndcg_by_history[policy].get(label, (float("nan"), 0))[0] for label in groups
+            ]
+            for policy in ours_first
         }
         svg = plots.grouped_bars([f"{label}\n{say_count(sizes[label])}" for label in groups], series, "NDCG")
         figures.append(plot(svg, "NDCG by length of the history", "Events known of the shopper; below: shoppers."))
