@@ -313,8 +313,8 @@ def run(args: Namespace) -> int:
     end = args.end or _after_last_event(events, paths.events)
     if start >= end:
         raise SchemaError(
-            f"{paths.events}: expected events after {start}, where the releases' own data ends, came none: wait for new "
-            "ones, or name releases that were fitted up to an earlier day"
+            f"{paths.events}: expected events after {start}, where the releases' own data ends, came none: wait for "
+            "new ones, or name releases that were fitted up to an earlier day"
         )
     evaluation = evaluate(
         release_a,
