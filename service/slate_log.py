@@ -2,7 +2,7 @@
 
 import logging
 import threading
-from queue import Empty, Full, Queue
+from collections import deque
 from typing import Any
 
 from sqlalchemy import Engine, insert
@@ -28,8 +28,11 @@ class SlateLog:
 
     def __init__(self, engine: Engine, size: int, metrics: Metrics) -> None:
         self._engine = engine
+        self._size = size
         self._metrics = metrics
-        self._queue: Queue[Row] = Queue(size)
+        self._waiting: deque[Row] = deque()
+        self._writing = False
+        self._changed = threading.Condition()  # guards the two above
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="slate-log", daemon=True)
 
@@ -39,39 +42,44 @@ class SlateLog:
 
     def append(self, row: Row) -> None:
         """Take one slate; returns at once."""
-        try:
-            self._queue.put_nowait(row)
-        except Full:
-            self._metrics.slates.labels("dropped").inc()
-        self._metrics.slates_waiting.set(self._queue.qsize())
+        with self._changed:
+            if len(self._waiting) >= self._size:
+                self._metrics.slates.labels("dropped").inc()
+                return
+            self._waiting.append(row)
+            self._metrics.slates_waiting.set(len(self._waiting))
+            self._changed.notify_all()
 
     def flush(self) -> None:
         """Wait until every slate taken so far is written or given up."""
-        self._queue.join()
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._writing)
 
     def stop(self, timeout_seconds: float = 10.0) -> None:
         """Write what waits, then end. What the database has not taken by then is lost, and said so."""
         self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
         self._thread.join(timeout_seconds)
-        if left := self._queue.qsize():
+        if left := len(self._waiting):
             self._metrics.slates.labels("dropped").inc(left)
             logger.error("%d slates were not written before the service ended", left)
 
     def _run(self) -> None:
-        while not (self._stopping.is_set() and self._queue.empty()):
-            try:
-                rows = [self._queue.get(timeout=0.2)]
-            except Empty:
-                continue
-            while len(rows) < LARGEST_BATCH:
-                try:
-                    rows.append(self._queue.get_nowait())
-                except Empty:
-                    break
+        while rows := self._take():
             self._write(rows)
-            for _ in rows:
-                self._queue.task_done()
-            self._metrics.slates_waiting.set(self._queue.qsize())
+            with self._changed:
+                self._writing = False
+                self._changed.notify_all()
+
+    def _take(self) -> list[Row]:
+        """The next batch, waiting for one; empty when there is none and there will be none."""
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
+            rows = [self._waiting.popleft() for _ in range(min(len(self._waiting), LARGEST_BATCH))]
+            self._writing = bool(rows)
+            self._metrics.slates_waiting.set(len(self._waiting))
+            return rows
 
     def _write(self, rows: list[Row]) -> None:
         for attempt in range(1, ATTEMPTS + 1):
