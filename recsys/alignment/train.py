@@ -159,7 +159,7 @@ def _check(modalities: Mapping[str, Modality], pairs: NDArray[np.int32], held_ou
         raise SchemaError(f"train_alignment: expected pairs [p, 2] of rows below {n}, came shape {pairs.shape}")
     if held_out is not None and held_out.shape != (n,):
         raise SchemaError(f"train_alignment: expected held_out [{n}], came {held_out.shape}")
-    usable = np.stack([modality.present for modality in modalities.values()]).any(axis=0)
+    usable = np.asarray(np.stack([modality.present for modality in modalities.values()]).any(axis=0))
     if held_out is not None:
         usable &= ~held_out
     if usable.sum() < 2:
