@@ -74,8 +74,10 @@ def run(args: argparse.Namespace) -> int:
     with stages.stage("serve and ask"):
         sheet = home / "recommendations.png"
         now = _next_midnight(release.manifest.data_cutoff)
+        cards = item_cards(load_items(engine))
         with serving(paths.database, now) as address:
-            sheets = [_ask(address, engine, user_id, paths, now) for user_id in _shoppers(engine, args.shoppers, now)]
+            shoppers = _shoppers(engine, args.shoppers, now)
+            sheets = [_ask(address, engine, user_id, cards, source, now) for user_id in shoppers]
         save_contact_sheet(sheets, sheet)
     report = Path(paths.releases) / release.manifest.version / "report.html"
     print(f"\nthe picture: {sheet}\nthe night's report: {report}")
@@ -119,7 +121,7 @@ def _wait_until_ready(url: str, process: "subprocess.Popen[Any]", seconds: float
             time.sleep(0.2)
 
 
-def _ask(address: str, engine: Engine, user_id: str, paths: Paths, now: datetime) -> Sheet:
+def _ask(address: str, engine: Engine, user_id: str, cards: ItemCards, images: Path, now: datetime) -> Sheet:
     """Ask the service for one shopper, say the answer in words, and return it for drawing."""
     body = {"placement": "home", "user_id": user_id, "limit": 12, "explain": True}
     question = urllib.request.Request(  # noqa: S310
@@ -127,7 +129,6 @@ def _ask(address: str, engine: Engine, user_id: str, paths: Paths, now: datetime
     )
     with urllib.request.urlopen(question, timeout=30) as answer:  # noqa: S310
         said = json.load(answer)
-    cards = _cards(engine)
     history = load_user_history(engine, user_id=user_id, before=now)
     _say(user_id, history, said, cards)
     slate = Slate(
@@ -141,11 +142,7 @@ def _ask(address: str, engine: Engine, user_id: str, paths: Paths, now: datetime
         release=said["release"],
     )
     request = Request(requested_at=now, user_id=user_id, history=history)
-    return make_sheet(user_id, request, slate, cards, Path(paths.images))
-
-
-def _cards(engine: Engine) -> ItemCards:
-    return item_cards(load_items(engine))
+    return make_sheet(user_id, request, slate, cards, images)
 
 
 def _say(user_id: str, history: list[Interaction], said: dict[str, Any], cards: ItemCards) -> None:

@@ -49,10 +49,10 @@ def encode_shop(items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime, con
     root = Path(config.paths.images)
     pictures = [root / paths[0] if len(paths) else None for paths in items["images"].to_list()]
     fields = items.select("title", "description", "category", "brand", "attributes").iter_rows()
-    images = encode_images(pictures, config.image_encoder, cache)
-    texts = encode_texts([item_text(*each) for each in fields], config.text_encoder, cache)
+    images = encode_images(pictures, config.image_encoder, cache, threads=config.threads)
+    texts = encode_texts([item_text(*each) for each in fields], config.text_encoder, cache, threads=config.threads)
     known = _reviews_by_row(items, reviews, as_of)
-    said = encode_texts(known["said"].to_list(), config.text_encoder, cache)
+    said = encode_texts(known["said"].to_list(), config.text_encoder, cache, threads=config.threads)
     pooled = pool_reviews(
         said.vectors,
         np.where(said.present, known["row"].to_numpy(), -1).astype(np.int32),
@@ -82,9 +82,9 @@ def align_shop(
     """
     past = events.select(events.time_days < days_since_epoch(cutoff))
     aligner = train_alignment(
-        dict(encoded.modalities), bought_together(past), config.alignment, seed=config.seed, threads=config.threads
+        encoded.modalities, bought_together(past), config.alignment, seed=config.seed, threads=config.threads
     )
-    fused = aligner.embed(dict(encoded.modalities))
+    fused = aligner.embed(encoded.modalities, threads=config.threads)
     questions, answers = next_item_examples(past, config.retrieval.history_limit, MAX_TOWER_EXAMPLES, config.seed)
     tower = train_user_tower(
         fused,

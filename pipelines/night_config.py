@@ -5,7 +5,7 @@ from typing import Any
 
 from pipelines.config import Paths
 from pipelines.recipe import ExamplesConfig, RecipeConfig
-from recsys.alignment.reviews import ReviewPoolingConfig
+from recsys.alignment.reviews import ReviewConfig
 from recsys.alignment.train import AlignmentConfig
 from recsys.alignment.users import UserTowerConfig
 from recsys.data.split import SplitConfig
@@ -43,7 +43,7 @@ class NightConfig:
     paths: Paths = Paths()
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
-    reviews: ReviewPoolingConfig = field(default_factory=ReviewPoolingConfig)
+    reviews: ReviewConfig = field(default_factory=ReviewConfig)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     users: UserTowerConfig = field(default_factory=UserTowerConfig)
     split: SplitConfig = SplitConfig()

@@ -74,7 +74,7 @@ def write_night_report(
             policy: {"coverage": metrics.coverage(rows, n_items), "gini": metrics.gini(rows, n_items)}
             for policy, rows in facts.rows.items()
         },
-        alignment_loss=facts.aligner.history if facts.aligner else {},
+        alignment_loss=_loss_curves(facts.aligner) if facts.aligner else {},
         feature_importance={} if ranker is None else ranker.importance(),
         recall_by_candidates=recall_by_candidates(facts.twin, questions),
         ndcg_by_history={
@@ -111,6 +111,12 @@ def recall_by_candidates(release: Release, questions: EvaluationSet) -> dict[str
         source: [(depth, float(np.isin(wanted, keys[rank <= depth]).sum() / max(n_wanted, 1))) for depth in DEPTHS]
         for source, rank in ranks.items()
     }
+
+
+def _loss_curves(aligner: Aligner) -> dict[str, list[float]]:
+    """The first member's curves; the others differ by their seed only."""
+    epochs = [each for each in aligner.history if each["member"] == aligner.history[0]["member"]]
+    return {"training": [each["loss"] for each in epochs], "held out": [each["quality"] for each in epochs]}
 
 
 def _examples(facts: NightFacts, items: pl.DataFrame, config: NightConfig) -> list[Sheet]:

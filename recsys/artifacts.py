@@ -16,7 +16,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -147,8 +147,10 @@ class Release:
         return np.concatenate(blocks)
 
 
-def save_release(release: Release, releases: Path, aligner_files: Mapping[str, bytes] | None = None) -> Release:
+def save_release(release: Release, releases: Path, save_aligner: Callable[[Path], None] | None = None) -> Release:
     """Write ``release`` below ``releases`` and return it with its version and checksums filled in.
+
+    ``save_aligner`` writes the aligner into the folder that it is given; a request does not need it, new items do.
 
     It appears whole or not at all: written beside its place, then renamed. The same content saved twice is one directory.
     """
@@ -156,9 +158,8 @@ def save_release(release: Release, releases: Path, aligner_files: Mapping[str, b
     draft = releases / f".draft-{uuid.uuid4().hex}"
     try:
         _write_files(release, draft)
-        for name, content in (aligner_files or {}).items():
-            (draft / "aligner").mkdir(exist_ok=True)
-            (draft / "aligner" / name).write_bytes(content)
+        if save_aligner is not None:
+            save_aligner(draft / "aligner")
         manifest = _sealed(release.manifest, draft)
         (draft / "manifest.json").write_text(_to_json(manifest))
         target = releases / manifest.version

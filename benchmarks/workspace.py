@@ -1,0 +1,79 @@
+"""A shop's data through the shipped importer, and the shipped night up to a moment: what "ours" means in every table."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+
+import polars as pl
+
+from pipelines.config import Paths, load_config
+from pipelines.judge import recommended_rows
+from recsys.data.database import open_database
+from recsys.data.importers import import_shop
+from recsys.data.event_log import append_to_log, scan_events
+from recsys.data.load import load_items, load_reviews
+from recsys.data.split import temporal_split
+from recsys.histories import Int32, read_interactions
+from recsys.request import Request
+
+HOME = Path("var/bench")
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """An imported shop: its frames, and where its things stand."""
+
+    items: pl.DataFrame
+    reviews: pl.DataFrame
+    events: pl.DataFrame
+    paths: Paths
+
+    @property
+    def item_ids(self) -> list[str]:
+        """Of each row."""
+        ids: list[str] = self.items["item_id"].to_list()
+        return ids
+
+
+def open_workspace(form: str, data: Path) -> Workspace:
+    """Import ``data`` below var/bench, unless it is there already, and read it back."""
+    home = HOME / form / data.resolve().name
+    paths = Paths(
+        database=f"sqlite:///{home / 'shop.db'}",
+        events=str(home / "events"),
+        cache="var/cache",
+        releases=str(home / "releases"),
+        images=str(data),
+    )
+    engine = open_database(paths.database)
+    if not (home / "imported").exists():
+        import_shop(engine, data, form, rejects=home / "rejects.jsonl", images_root=data)
+        (home / "imported").touch()
+    append_to_log(engine, paths.events)
+    items, reviews = load_items(engine), load_reviews(engine)
+    engine.dispose()
+    return Workspace(items, reviews, scan_events(paths.events).collect(), paths)
+
+
+def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, *, seed: int, ranked: bool) -> Int32:
+    """The shipped night on the events before ``as_of``, then recommend(): rows int32 [q, k].
+
+    ``ranked=False`` leaves the ranker out: the order of retrieval.
+    """
+    from pipelines.catalogue import build_catalogue
+    from pipelines.encode import align_shop, encode_shop
+    from pipelines.recipe import Shop, fit_ranked_release
+
+    config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
+    past = shop.events.filter(pl.col("timestamp") < as_of)
+    first, last = past["timestamp"].min(), past["timestamp"].max()
+    assert isinstance(first, datetime) and isinstance(last, datetime)
+    split = temporal_split(first, last, config.split, test_windows=0)
+    catalogue = build_catalogue(shop.items, shop.reviews)
+    known = Shop(catalogue, read_interactions(past, catalogue.item_ids), past)
+    encoded = encode_shop(shop.items, shop.reviews, as_of, config)
+    _, vectors = align_shop(encoded, known.interactions, split.cuts[0], config)
+    cuts = [(cut, cut + split.window) for cut in split.cuts]
+    release = fit_ranked_release(known, vectors, cuts, split.end, config.recipe, lambda steps, label: steps)
+    return recommended_rows(release if ranked else replace(release, ranker=None), requests, k)
