@@ -13,7 +13,7 @@ import polars as pl
 from scipy import sparse
 
 from benchmarks import peers
-from benchmarks.protocol import OURS, Answers, Truth, measure, score, show
+from benchmarks.protocol import OURS, Truth, measure, score, show
 from benchmarks.workspace import Workspace, open_workspace, ours
 from recsys.evaluation.requests import build_requests
 from recsys.histories import Int32
@@ -36,7 +36,17 @@ def next_day(data: Path, seed: int, json: Path | None) -> None:
     known = questions.history_lengths > 0
     truth = Truth(offsets, rows, {"with a history": known, "newcomers": ~known})
     print(f"{len(questions):,} customers of {test_day:%d %B %Y}, {known.sum():,} of them with a history")
-    methods = ("popular last day", "popular all week", "bought before, then popular", "item to item", "EASE", "als", "bpr", "cosine", "bm25")
+    methods = (
+        "popular last day",
+        "popular all week",
+        "bought before, then popular",
+        "item to item",
+        "EASE",
+        "als",
+        "bpr",
+        "cosine",
+        "bm25",
+    )
     answers = [measure(_label(method), peer_next_day, method, data) for method in methods]
     answers += [
         measure(OURS, ours_next_day, data, seed, True),
@@ -91,7 +101,9 @@ def _personal(
         return peers.ease(taken, who, K, penalty=50.0, min_buyers=4, repeats=True)
     if method in ("als", "bpr", "cosine", "bm25"):
         return peers.implicit_model(method, taken, who, K, threads=2, repeats=True)
-    newest_first = past.reverse().group_by("user_id", maintain_order=True).agg(pl.col("item_id").unique(maintain_order=True))
+    newest_first = (
+        past.reverse().group_by("user_id", maintain_order=True).agg(pl.col("item_id").unique(maintain_order=True))
+    )
     baskets = {user_of[user_id]: [row_of[i] for i in item_ids] for user_id, item_ids in newest_first.iter_rows()}
     out = np.full((len(who), K), -1, np.int32)
     if method == "bought before, then popular":

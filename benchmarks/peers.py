@@ -15,7 +15,9 @@ from recsys.histories import Int32
 Scorer = Callable[[sparse.csr_matrix], Int32]
 
 
-def implicit_model(name: str, taken: sparse.csr_matrix, asked: np.ndarray, k: int, threads: int, repeats: bool) -> Int32:
+def implicit_model(
+    name: str, taken: sparse.csr_matrix, asked: np.ndarray, k: int, threads: int, repeats: bool
+) -> Int32:
     """ALS and BPR with 64 factors, cosine and BM25 item-kNN with 100 neighbours, from ``implicit``.
 
     Args:
@@ -40,14 +42,15 @@ def implicit_model(name: str, taken: sparse.csr_matrix, asked: np.ndarray, k: in
             "bm25": lambda: BM25Recommender(K=100, num_threads=threads),
         }[name]()
         model.fit(taken.astype(np.float32), show_progress=False)
-        rows, scores = model.recommend(asked, taken[asked].astype(np.float32), N=k, filter_already_liked_items=not repeats)
-    # implicit fills a short list with items of score 0 (or, filtered, of the lowest float): those are no recommendations.
+        rows, scores = model.recommend(
+            asked, taken[asked].astype(np.float32), N=k, filter_already_liked_items=not repeats
+        )
+    # implicit fills a short list with items of score 0 (or, filtered, of the lowest float): those are no
+    # recommendations.
     return np.where((rows >= 0) & (scores > (0 if name in ("cosine", "bm25") else -1e30)), rows, -1).astype(np.int32)
 
 
-def ease(
-    taken: sparse.csr_matrix, asked: np.ndarray, k: int, penalty: float, min_buyers: int, repeats: bool
-) -> Int32:
+def ease(taken: sparse.csr_matrix, asked: np.ndarray, k: int, penalty: float, min_buyers: int, repeats: bool) -> Int32:
     """EASE (Steck 2019, arXiv:1905.03375): B = I − P·diag(1/diag P), P = (XᵀX + λI)⁻¹, over items with enough buyers.
 
     Args:

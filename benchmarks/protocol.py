@@ -60,7 +60,9 @@ def _timed(answer: Callable[..., Int32], *arguments: Any) -> tuple[Int32, float,
     return rows, time.perf_counter() - started, peak_mib()
 
 
-def score(answers: Sequence[Answers], truth: Truth, measures: Mapping[str, tuple[str, int]], main: str) -> list[dict[str, Any]]:
+def score(
+    answers: Sequence[Answers], truth: Truth, measures: Mapping[str, tuple[str, int]], main: str
+) -> list[dict[str, Any]]:
     """One row for each method, with the interval of its difference to the best peer of this very run.
 
     Args:
@@ -100,7 +102,11 @@ def show(dataset: str, protocol: str, rows: Sequence[Mapping[str, Any]], path: P
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     print(f"\n{dataset}, {protocol}")
     for line in cells:
-        print("  ".join(text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(line, widths))))
+        print(
+            "  ".join(
+                text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(line, widths))
+            )
+        )
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(json.dumps({"dataset": dataset, "protocol": protocol, "rows": list(rows)}, indent=2))

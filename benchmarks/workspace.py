@@ -1,4 +1,5 @@
-"""A shop's data through the shipped importer, and the shipped night up to a moment: what "ours" means in every table."""
+"""A shop's data through the shipped importer, and the shipped night up to a moment: what "ours" means in every
+table."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -10,8 +11,8 @@ import polars as pl
 from pipelines.config import Paths, load_config
 from pipelines.judge import recommended_rows
 from recsys.data.database import open_database
-from recsys.data.importers import import_shop
 from recsys.data.event_log import append_to_log, scan_events
+from recsys.data.importers import import_shop
 from recsys.data.load import load_items, load_reviews
 from recsys.data.split import temporal_split
 from recsys.histories import Int32, read_interactions
@@ -68,7 +69,8 @@ def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
     past = shop.events.filter(pl.col("timestamp") < as_of)
     first, last = past["timestamp"].min(), past["timestamp"].max()
-    assert isinstance(first, datetime) and isinstance(last, datetime)
+    assert isinstance(first, datetime)
+    assert isinstance(last, datetime)
     split = temporal_split(first, last, config.split, test_windows=0)
     catalogue = build_catalogue(shop.items, shop.reviews)
     known = Shop(catalogue, read_interactions(past, catalogue.item_ids), past)

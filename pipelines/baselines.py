@@ -1,6 +1,7 @@
 """The two policies that every release must beat: what sells now, and what follows the shopper's last items."""
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 
@@ -24,13 +25,11 @@ def item_to_item(release: Release, requests: Sequence[Request], k: int) -> Int32
     histories = read_histories(requests, release.rows, retrieval.config.history_limit)
     n_items = len(release.item_ids)
     weights: Float32 = np.float32(retrieval.config.step_decay["transitions"]) ** steps_from_newest(histories)
-    keys, scores = score_table(
-        retrieval.tables["transitions"], histories.rows, histories.request_of, weights, n_items
-    )
+    keys, scores = score_table(retrieval.tables["transitions"], histories.rows, histories.request_of, weights, n_items)
     bounds = np.searchsorted(keys, np.arange(len(requests) + 1) * n_items)
     out = popularity(release, requests, k)
     popular = out[0].copy() if len(out) else out
-    for request, (start, stop) in enumerate(zip(bounds[:-1], bounds[1:])):
+    for request, (start, stop) in enumerate(pairwise(bounds.tolist())):
         order = np.argsort(-scores[start:stop], kind="stable")[:k]
         mine = (keys[start:stop][order] % n_items).astype(np.int32)
         rest = popular[~np.isin(popular, mine)]

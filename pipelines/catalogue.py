@@ -80,8 +80,8 @@ def arrival_days(catalogue: Catalogue, events: Interactions, as_of_days: float) 
 def bought_together(events: Interactions) -> Int32:
     """Pairs of different items that one shopper took within a day of each other, int32 [p, 2].
 
-    What the alignment learns behaviour from. Each pair of neighbours in a basket, not all pairs: a basket of twenty would
-    otherwise outweigh two hundred of two. Falls back to every event in a shop without purchases.
+    What the alignment learns behaviour from. Each pair of neighbours in a basket, not all pairs: a basket of twenty
+    would otherwise outweigh two hundred of two. Falls back to every event in a shop without purchases.
     """
     purchases = events.of_type("purchase")
     taken = purchases if len(purchases) else events
@@ -108,7 +108,9 @@ def _days(column: pl.Series) -> Float64:
 
 
 def _attribute_codes(column: pl.Series) -> Int32:
-    tokens = pl.DataFrame({"row": np.arange(len(column), dtype=np.int32), "token": column}).explode("token").drop_nulls()
+    tokens = (
+        pl.DataFrame({"row": np.arange(len(column), dtype=np.int32), "token": column}).explode("token").drop_nulls()
+    )
     tokens = tokens.with_columns(code=pl.col("token").rank("dense").cast(pl.Int32) - 1).unique(["row", "code"])
     tokens = tokens.sort("row", "code").with_columns(place=pl.int_range(pl.len()).over("row"))
     tokens = tokens.filter(pl.col("place") < MAX_ATTRIBUTES)

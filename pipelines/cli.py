@@ -1,7 +1,7 @@
 """The ``recsys`` command: one subcommand for each thing that people run.
 
-Each subcommand's module offers ``add_arguments(parser)`` and ``run(args) -> int``; it is imported only when asked for, so that
-``recsys import`` does not wait for torch.
+Each subcommand's module offers ``add_arguments(parser)`` and ``run(args) -> int``; it is imported only when asked
+for, so that ``recsys import`` does not wait for torch.
 """
 
 import argparse

@@ -1,6 +1,7 @@
 """``recsys demo``: everything once, on this machine: a shop, a night, the service, and what it recommends.
 
-The demonstration shop is made here; ``--data hm`` (or amazon, generic) takes a folder of real data instead. Run again, it
+The demonstration shop is made here; ``--data hm`` (or amazon, generic) takes a folder of real data instead. Run
+again, it
 keeps what is there: the shop is not imported twice and nothing is encoded twice.
 """
 
@@ -39,7 +40,9 @@ REAL_DATA = {"hm": "../shared/data/hm", "amazon": "../shared/data/amazon_reviews
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``recsys demo``."""
-    parser.add_argument("--data", choices=["shop", *REAL_DATA], default="shop", help="which shop; default: one made here")
+    parser.add_argument(
+        "--data", choices=["shop", *REAL_DATA], default="shop", help="which shop; default: one made here"
+    )
     parser.add_argument("--source", type=Path, help="the folder of real data")
     parser.add_argument("--config", type=Path, default=Path("pipelines/nightly.toml"))
     parser.add_argument("--var", type=Path, default=Path("var"), help="where everything is kept")
@@ -81,7 +84,10 @@ def run(args: argparse.Namespace) -> int:
         save_contact_sheet(sheets, sheet)
     report = Path(paths.releases) / release.manifest.version / "report.html"
     print(f"\nthe picture: {sheet}\nthe night's report: {report}")
-    print(f"to serve it: recsys serve --config {args.config}  (RECSYS_DATABASE={paths.database} RECSYS_AS_OF={now:%Y-%m-%dT%H:%M:%SZ})")
+    print(
+        f"to serve it yourself: RECSYS_DATABASE={paths.database} "
+        f"{Path(sys.executable).parent / 'recsys'} serve --as-of {now:%Y-%m-%dT%H:%M:%SZ}"
+    )
     print(f"{time.perf_counter() - started:.0f} s in all")
     return 0
 

@@ -11,8 +11,8 @@ import polars as pl
 from pipelines.catalogue import bought_together
 from pipelines.night_config import NightConfig
 from pipelines.recipe import ItemVectors
-from recsys.alignment.model import Aligner
 from recsys.alignment.modality import Modality
+from recsys.alignment.model import Aligner
 from recsys.alignment.reviews import pool_reviews
 from recsys.alignment.train import train_alignment
 from recsys.alignment.users import train_user_tower
@@ -136,9 +136,7 @@ def _space(modality: Modality | None, n_items: int) -> np.ndarray:
     return out
 
 
-def next_item_examples(
-    past: Interactions, history_limit: int, max_examples: int, seed: int
-) -> tuple[Histories, Int32]:
+def next_item_examples(past: Interactions, history_limit: int, max_examples: int, seed: int) -> tuple[Histories, Int32]:
     """Every event whose shopper had an earlier one, as a question: what came before → that item.
 
     Things done at one time are one step: none of them is in another's history.
@@ -187,4 +185,3 @@ def _counts(images: Encoded, texts: Encoded, said: Encoded) -> dict[str, int]:
         "reviews": int(said.present.sum()),
         "reviews encoded this night": said.n_encoded,
     }
-

@@ -83,7 +83,7 @@ def write_night_report(
         examples=_examples(facts, items, config),
         config=release.manifest.config,
         notes=[
-            "The figures are those of a twin of this release: the same recipe, fitted on events before the test window.",
+            "The figures are those of a twin of this release: the same recipe, fitted before the test window.",
             f"The ranker {'is LightGBM LambdaRank' if ranker else 'is missing: too few examples'}.",
         ],
     )

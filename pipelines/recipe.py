@@ -1,8 +1,8 @@
 """From a catalogue, its vectors and the events so far to a release: the part of the night that offline tests repeat.
 
 The night calls this twice, once up to the test window (to be judged) and once to the end (to be published); a benchmark
-calls it on its own protocol. Whoever calls it, the ranker learns from candidates that retrieval, fitted on earlier events
-only, really produced.
+calls it on its own protocol. Whoever calls it, the ranker learns from candidates that retrieval, fitted on earlier
+events only, really produced.
 """
 
 from collections.abc import Callable, Iterable, Sequence
@@ -125,7 +125,6 @@ def fit_release(shop: Shop, vectors: ItemVectors, as_of: datetime, config: Recip
         attributes=catalogue.attributes,
         spaces={"fused": vectors.fused, "image": vectors.image, "text": vectors.text},
     )
-    assert retrieval.index is not None
     return Release(
         manifest=Manifest(
             version="",
@@ -134,8 +133,8 @@ def fit_release(shop: Shop, vectors: ItemVectors, as_of: datetime, config: Recip
             code_commit="",
             config={},
             metrics={},
-            index_kind=retrieval.index.kind,
-            index_recall=retrieval.index.recall,
+            index_kind=retrieval.index.kind if retrieval.index else "",
+            index_recall=retrieval.index.recall if retrieval.index else 0.0,
             n_items=len(catalogue),
             dim=vectors.fused.shape[1],
         ),
@@ -174,7 +173,9 @@ def fit_ranked_release(
             shop.events, start, end, max_users=limit, seed=config.seed, history_limit=config.retrieval.history_limit
         )
         parts += rank_examples(past, questions, config, lambda it, n=number: progress(it, f"cut {n + 1}/{len(cuts)}"))
-    ranker = train_ranker(join_examples(parts), config.ranker, seed=config.seed, threads=config.threads) if parts else None
+    ranker = (
+        train_ranker(join_examples(parts), config.ranker, seed=config.seed, threads=config.threads) if parts else None
+    )
     return replace(fit_release(shop, vectors, as_of, config), ranker=ranker)
 
 

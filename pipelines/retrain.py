@@ -2,9 +2,9 @@
 
 database → Parquet log → encode what is new → align → candidates as of earlier times → ranker → judge → release → live
 
-The release is judged by a twin: the same recipe fitted up to the last days, which then answers them. What is published is
-fitted to the end, and the manifest names both moments. Killed anywhere, the night leaves the live release as it was, and
-the next run encodes nothing twice.
+The release is judged by a twin: the same recipe fitted up to the last days, which then answers them. What is published
+is fitted to the end, and the manifest names both moments. Killed anywhere, the night leaves the live release as it was,
+and the next run encodes nothing twice.
 """
 
 import argparse

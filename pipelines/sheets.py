@@ -1,4 +1,5 @@
-"""Contact sheets of real shoppers: ``recsys sheet`` draws what they did above and what the live release answers below."""
+"""Contact sheets of real shoppers: ``recsys sheet`` draws what they did above and what the live release answers
+below."""
 
 import argparse
 import sys
@@ -58,9 +59,7 @@ def make_sheet(
         title=title,
         subtitle=f"{len(request.history)} past events · answered as “{slate.fallback}” by {slate.release}",
         history=[card(e.item_id, f"{_past(e.event_type)} {e.timestamp:%-d %b}") for e in request.history],
-        recommended=[
-            card(item.item_id, item.reasons[0].text if item.reasons else "") for item in slate.items
-        ],
+        recommended=[card(item.item_id, item.reasons[0].text if item.reasons else "") for item in slate.items],
     )
 
 
@@ -69,9 +68,7 @@ def _past(event_type: str) -> str:
     return words.get(event_type, event_type)
 
 
-def draw_shoppers(
-    release: Release, requests: Sequence[Request], cards: ItemCards, images: Path, path: Path
-) -> None:
+def draw_shoppers(release: Release, requests: Sequence[Request], cards: ItemCards, images: Path, path: Path) -> None:
     """Ask ``release`` for each request (they must say ``explain``) and draw one page."""
     sheets = [
         make_sheet(request.user_id or request.session_id or "somebody new", request, slate, cards, images)

@@ -33,7 +33,7 @@ from recsys.ranking.ranker import Ranker, load_ranker
 from recsys.retrieval.index import load_index
 from recsys.retrieval.items import ItemTable
 from recsys.retrieval.retrieve import SOURCES, TABLES, Retrieval, RetrievalConfig
-from recsys.retrieval.users import load_tower
+from recsys.retrieval.users import load_user_tower
 
 FORMAT = 1  # raised whenever a file of the directory changes its meaning
 
@@ -152,7 +152,8 @@ def save_release(release: Release, releases: Path, save_aligner: Callable[[Path]
 
     ``save_aligner`` writes the aligner into the folder that it is given; a request does not need it, new items do.
 
-    It appears whole or not at all: written beside its place, then renamed. The same content saved twice is one directory.
+    It appears whole or not at all: written beside its place, then renamed. The same content saved twice is one
+    directory.
     """
     releases.mkdir(parents=True, exist_ok=True)
     draft = releases / f".draft-{uuid.uuid4().hex}"
@@ -195,7 +196,7 @@ def load_release(path: str | Path, *, verify: bool = True) -> Release:
     retrieval = Retrieval(
         index=load_index(folder / "index.faiss", item_ids, manifest.index_kind, manifest.index_recall),
         embeddings=spaces["fused"],
-        tower=load_tower(folder / "tower.safetensors"),
+        tower=load_user_tower(folder / "tower.safetensors"),
         tables={name: _load_table(folder / "tables", name) for name in TABLES},
         trending=np.load(folder / "features" / "trending.npy"),
         trending_rows=np.load(folder / "features" / "trending_rows.npy"),
@@ -284,14 +285,13 @@ def _write_files(release: Release, folder: Path) -> None:
 
 def _load_table(folder: Path, name: str) -> ItemTable:
     return ItemTable(
-        np.load(folder / f"{name}.neighbours.npy", mmap_mode="r"), np.load(folder / f"{name}.weights.npy", mmap_mode="r")
+        np.load(folder / f"{name}.neighbours.npy", mmap_mode="r"),
+        np.load(folder / f"{name}.weights.npy", mmap_mode="r"),
     )
 
 
 def _sealed(manifest: Manifest, folder: Path) -> Manifest:
-    files = {
-        str(path.relative_to(folder)): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()
-    }
+    files = {str(path.relative_to(folder)): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
     identity = _to_json(replace(manifest, version="", files=files, metrics={}, code_commit=""))
     digest = hashlib.sha256(identity.encode()).hexdigest()
     version = f"{manifest.data_cutoff:%Y%m%dT%H%M%S}-{digest[:12]}"

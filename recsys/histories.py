@@ -6,6 +6,7 @@ Ragged arrays are a flat array and ``offsets`` int64 [q+1]: request q owns ``fla
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -74,8 +75,7 @@ class Histories:
 
     def spans(self) -> Iterator[tuple[int, int]]:
         """(start, stop) of each request in the flat arrays."""
-        bounds = self.offsets.tolist()
-        return zip(bounds[:-1], bounds[1:], strict=True)
+        return pairwise(self.offsets.tolist())
 
 
 def read_histories(requests: Sequence[Request], row_of: Mapping[str, int], limit: int) -> Histories:

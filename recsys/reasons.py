@@ -34,12 +34,12 @@ def explain(
 ) -> list[tuple[Reason, ...]]:
     """One reason for each of ``positions`` (into ``candidates``): the source in which the item stands highest.
 
-    The past item named is the one with the heaviest link to it in that source; shares compare the picture, the words and
-    the behaviour (co-purchase and transitions) of the two.
+    The past item named is the one with the heaviest link to it in that source; shares compare the picture, the words
+    and the behaviour (co-purchase and transitions) of the two.
     """
     start, stop = histories.offsets[request], histories.offsets[request + 1]
     past = histories.rows[start:stop]
-    reasons = []
+    reasons: list[tuple[Reason, ...]] = []
     for position in positions:
         row = int(candidates.rows[position])
         ranks = candidates.ranks[position]

@@ -1,8 +1,8 @@
 """The request, whole: history → candidates from every source → features → ranker → rules → slate.
 
 This is the only request path: the service, the offline A/B, the night's own evaluation and the batch export call
-:func:`recommend`, and the ranker is trained on :func:`score_inputs`, its first half. What is measured is what is served.
-It needs no torch: everything learned by torch reaches it as arrays.
+:func:`recommend`, and the ranker is trained on :func:`score_inputs`, its first half. What is measured is what is
+served. It needs no torch: everything learned by torch reaches it as arrays.
 """
 
 from collections.abc import Sequence

@@ -29,8 +29,8 @@ class Interaction:
 class Request:
     """One question: what to show to this shopper, here, now.
 
-    Unknown ids are not errors: an item that the release does not know is passed over, a shopper that nobody knows has no
-    history.
+    Unknown ids are not errors: an item that the release does not know is passed over, a shopper that nobody knows has
+    no history.
     """
 
     requested_at: datetime  # UTC; the request path reads no clock
@@ -49,8 +49,8 @@ class Request:
 class Reason:
     """Why an item is in a slate.
 
-    ``shares`` says how much of the similarity to ``item_id`` is picture, words and behaviour; they sum to 1. It is empty
-    where no past item is involved (trending, newest).
+    ``shares`` says how much of the similarity to ``item_id`` is picture, words and behaviour; they sum to 1. It is
+    empty where no past item is involved (trending, newest).
     """
 
     source: str  # the candidate source: one of recsys.retrieval.retrieve.SOURCES

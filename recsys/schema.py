@@ -9,6 +9,7 @@ import polars as pl
 from recsys.errors import SchemaError
 
 TIME = pl.Datetime("us", "UTC")
+_Columns = dict[str, pl.DataType | type[pl.DataType]]
 
 EVENT_TYPES = (
     "impression",
@@ -20,53 +21,50 @@ EVENT_TYPES = (
     "rating",
 )
 
-# What says that a shopper cares for an item, and so what a history consists of: not an impression, which the shop chose,
-# nor a search, which names no item, nor a change of mind.
+# What says that a shopper cares for an item, and so what a history consists of: not an impression, which the shop
+# chose, nor a search, which names no item, nor a change of mind.
 HISTORY_EVENT_TYPES = ("detail-page-view", "add-to-cart", "purchase", "rating")
 
-ITEMS = pl.Schema(
-    {
-        "item_id": pl.String,
-        "title": pl.String,  # null when the shop gave none
-        "description": pl.String,
-        "category": pl.String,  # a path, general to special: "Women > Tops > Blouses"
-        "brand": pl.String,
-        "family": pl.String,  # one design in several colours or sizes shares it (H&M: product_code)
-        "price_cents": pl.Int64,
-        "in_stock": pl.Boolean,  # never null
-        "attributes": pl.List(pl.String),  # "name=value" tokens, sorted; empty when none
-        "images": pl.List(pl.String),  # paths or URLs, the first is the one encoded; empty when none
-        "created_at": TIME,  # when the shop first offered it, null when unknown
-    }
-)
+_items: _Columns = {
+    "item_id": pl.String,
+    "title": pl.String,  # null when the shop gave none
+    "description": pl.String,
+    "category": pl.String,  # a path, general to special: "Women > Tops > Blouses"
+    "brand": pl.String,
+    "family": pl.String,  # one design in several colours or sizes shares it (H&M: product_code)
+    "price_cents": pl.Int64,
+    "in_stock": pl.Boolean,  # never null
+    "attributes": pl.List(pl.String),  # "name=value" tokens, sorted; empty when none
+    "images": pl.List(pl.String),  # paths or URLs, the first is the one encoded; empty when none
+    "created_at": TIME,  # when the shop first offered it, null when unknown
+}
+ITEMS = pl.Schema(_items)
 
-REVIEWS = pl.Schema(
-    {
-        "review_id": pl.String,
-        "item_id": pl.String,
-        "user_id": pl.String,
-        "rating": pl.Float32,  # 1 to 5, null when none was given
-        "title": pl.String,
-        "text": pl.String,
-        "helpful_votes": pl.Int32,  # never null
-        "timestamp": TIME,
-    }
-)
+_reviews: _Columns = {
+    "review_id": pl.String,
+    "item_id": pl.String,
+    "user_id": pl.String,
+    "rating": pl.Float32,  # 1 to 5, null when none was given
+    "title": pl.String,
+    "text": pl.String,
+    "helpful_votes": pl.Int32,  # never null
+    "timestamp": TIME,
+}
+REVIEWS = pl.Schema(_reviews)
 
-EVENTS = pl.Schema(
-    {
-        "event_id": pl.String,
-        "event_type": pl.String,  # one of EVENT_TYPES
-        "user_id": pl.String,  # null when only the session is known
-        "session_id": pl.String,
-        "item_id": pl.String,  # null for a search
-        "value": pl.Float64,  # what it cost or scored: price of a purchase in cents, stars of a rating
-        "quantity": pl.Int32,
-        "recommendation_id": pl.String,
-        "position": pl.Int32,
-        "timestamp": TIME,
-    }
-)
+_events: _Columns = {
+    "event_id": pl.String,
+    "event_type": pl.String,  # one of EVENT_TYPES
+    "user_id": pl.String,  # null when only the session is known
+    "session_id": pl.String,
+    "item_id": pl.String,  # null for a search
+    "value": pl.Float64,  # what it cost or scored: price of a purchase in cents, stars of a rating
+    "quantity": pl.Int32,
+    "recommendation_id": pl.String,
+    "position": pl.Int32,
+    "timestamp": TIME,
+}
+EVENTS = pl.Schema(_events)
 
 
 def validate(frame: pl.DataFrame, schema: pl.Schema, name: str) -> pl.DataFrame:

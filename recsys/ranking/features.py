@@ -175,7 +175,7 @@ def _pair_block(candidates: Candidates, histories: Histories, tables: FeatureTab
     lengths = np.where(histories.lengths > 0, histories.lengths, np.nan)[request]
     for column, codes in ((4, tables.category), (5, tables.brand), (6, tables.family)):
         mine = codes[rows]
-        block[:, column] = np.where(mine >= 0, count((mine[pair] == codes[past])) / lengths, np.nan)
+        block[:, column] = np.where(mine >= 0, count(mine[pair] == codes[past]) / lengths, np.nan)
     known = histories.lengths > 0
     last = np.zeros(len(histories), np.int64)
     last[known] = histories.rows[histories.offsets[1:][known] - 1]
@@ -303,4 +303,3 @@ def _group_median(values: Float32, group: Int32) -> Float32:
         middle = (values[order[(starts + stops - 1) // 2]] + values[order[(starts + stops) // 2]]) / 2
         medians[grouped[starts]] = middle
     return medians[group]
-

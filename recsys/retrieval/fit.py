@@ -94,9 +94,7 @@ def fit_retrieval(
 
 def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> dict[str, ItemTable]:
     """The tables that only count: transitions, adjacent, reversed, copurchase."""
-    decayed = transition_counts(
-        events, n_items, max_distance=config.max_distance, distance_power=config.distance_power
-    )
+    decayed = transition_counts(events, n_items, max_distance=config.max_distance, distance_power=config.distance_power)
     adjacent = transition_counts(events, n_items, max_distance=1, distance_power=0.0)
     weights = log_transition_weights(decayed, config.smoothing)
     purchases = events.of_type("purchase")

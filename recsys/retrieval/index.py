@@ -84,7 +84,7 @@ def build_index(item_ids: Sequence[str], embeddings: Float32, config: IndexConfi
         threads: of k-means and of the search that checks the result.
     """
     faiss.omp_set_num_threads(threads)
-    n_items, dim = embeddings.shape
+    dim = embeddings.shape[1]
     rows = np.flatnonzero(np.any(embeddings != 0, axis=1)).astype(np.int64)
     vectors = np.ascontiguousarray(embeddings[rows], np.float32)
     if len(rows) <= config.exact_up_to:
@@ -95,6 +95,7 @@ def build_index(item_ids: Sequence[str], embeddings: Float32, config: IndexConfi
     lists = int(2 ** np.round(np.log2(2 * np.sqrt(len(rows)))))
     quantised = vectors.nbytes > config.memory_mib * 2**20
     coarse = faiss.IndexFlatIP(dim)
+    index: faiss.IndexIVF
     if quantised:
         index = faiss.IndexIVFPQ(coarse, dim, lists, dim // 2, 8, faiss.METRIC_INNER_PRODUCT)
     else:

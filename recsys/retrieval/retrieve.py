@@ -6,6 +6,7 @@ and "on your list, far down" are different things to a ranker.
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -162,7 +163,8 @@ def steps_from_newest(histories: Histories) -> Float32:
         return np.zeros(0, np.float32)
     changes = np.concatenate([[0], histories.age_days[1:] != histories.age_days[:-1]]).cumsum()
     newest = changes[np.maximum(histories.offsets[1:] - 1, 0)]
-    return (np.repeat(newest, histories.lengths) - changes).astype(np.float32)
+    steps: Float32 = (np.repeat(newest, histories.lengths) - changes).astype(np.float32)
+    return steps
 
 
 def score_table(
@@ -181,11 +183,11 @@ def score_table(
     return _sum_by_key(keys[real], values[real])
 
 
-def rank_within(request: Int64, scores: Float32) -> Float32:
-    """1 for a request's highest score, 2 for the next; NaN stays NaN; equal scores in the order given."""
+def rank_within(group: npt.NDArray[np.integer[Any]], scores: npt.NDArray[Any]) -> Float32:
+    """1 for a group's highest score, 2 for the next; NaN stays NaN; equal scores in the order given."""
     known = np.flatnonzero(~np.isnan(scores))
-    order = known[np.lexsort((-scores[known], request[known]))]
-    grouped = request[order]
+    order = known[np.lexsort((-scores[known], group[known]))]
+    grouped = group[order]
     starts = np.flatnonzero(np.concatenate([[True], grouped[1:] != grouped[:-1]])) if len(order) else order
     lengths = np.diff(np.append(starts, len(order)))
     ranks = np.full(len(scores), np.nan, np.float32)
@@ -207,7 +209,7 @@ def _best_keys(keys: Int64, scores: Float32, n_items: int, depth: int) -> Int64:
 def _nearest_keys(index: ItemIndex, vectors: Float32, histories: Histories, n_items: int, depth: int) -> Int64:
     """Each interest brings its share of ``depth``; a request without history has no vector and gets nothing here."""
     asking = np.flatnonzero(histories.lengths > 0)
-    n_requests, interests, dim = vectors.shape
+    interests, dim = vectors.shape[1:]
     if len(asking) == 0:
         return np.zeros(0, np.int64)
     rows, _ = index.search(vectors[asking].reshape(-1, dim), max(1, depth // interests))
