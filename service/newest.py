@@ -17,12 +17,18 @@ def newest_items(engine: Engine, limit: int, exclude: Collection[str] = (), cate
         exclude: item ids to leave out.
         category: only items of exactly this category path.
     """
-    query = select(Item.item_id).where(Item.in_stock, Item.deleted_at.is_(None))
+    shown = [Item.in_stock, Item.deleted_at.is_(None)]
     if category is not None:
-        query = query.where(Item.category == category)
+        shown.append(Item.category == category)
     # More than asked for, and the excluded left out here: a list of a thousand ids is no part of a fast query.
-    query = query.order_by(Item.created_at.desc().nulls_last(), Item.item_id).limit(limit + len(exclude))
+    # Items of unknown age come last, by a query of their own: so the first one reads its index and stops.
+    enough = limit + len(exclude)
+    dated = select(Item.item_id).where(*shown, Item.created_at.is_not(None))
+    undated = select(Item.item_id).where(*shown, Item.created_at.is_(None))
     with engine.connect() as connection:
-        item_ids = [item_id for item_id in connection.scalars(query) if item_id not in exclude][:limit]
-    items = tuple(SlateItem(item_id, rank, 1.0 / rank) for rank, item_id in enumerate(item_ids, start=1))
+        found = list(connection.scalars(dated.order_by(Item.created_at.desc(), Item.item_id).limit(enough)))
+        if len(found) < enough:
+            found += connection.scalars(undated.order_by(Item.item_id).limit(enough - len(found)))
+    chosen = [item_id for item_id in found if item_id not in exclude][:limit]
+    items = tuple(SlateItem(item_id, rank, 1.0 / rank) for rank, item_id in enumerate(chosen, start=1))
     return Slate(items, "newest", "none")

@@ -7,7 +7,7 @@ import uuid
 from collections.abc import Sequence
 from datetime import datetime
 
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
 
 from recsys.data.tables import Item, ItemImage
@@ -115,17 +115,22 @@ def _with_summaries(service: Service, items: Sequence[SlateItem]) -> list[SlateI
     ]
 
 
+# Built once: a request pays for running it, not for composing it.
+_SUMMARIES = (
+    select(Item.item_id, Item.title, Item.price_cents, Item.brand, ItemImage.path, Item.category, Item.in_stock)
+    .outerjoin(ItemImage, (ItemImage.item_id == Item.item_id) & (ItemImage.position == 0))
+    .where(Item.item_id.in_(bindparam("item_ids", expanding=True)))
+)
+
+
 def load_summaries(engine: Engine, item_ids: Sequence[str]) -> dict[str, ItemSummary]:
     """What a storefront needs to draw these items, by item id; unknown ones are absent."""
-    query = (
-        select(Item.item_id, Item.title, Item.price_cents, Item.brand, ItemImage.path, Item.category, Item.in_stock)
-        .outerjoin(ItemImage, (ItemImage.item_id == Item.item_id) & (ItemImage.position == 0))
-        .where(Item.item_id.in_(item_ids))
-    )
     with engine.connect() as connection:
         return {
             item_id: ItemSummary(
                 title=title, price_cents=price_cents, brand=brand, image=image, category=category, in_stock=in_stock
             )
-            for item_id, title, price_cents, brand, image, category, in_stock in connection.execute(query)
+            for item_id, title, price_cents, brand, image, category, in_stock in connection.execute(
+                _SUMMARIES, {"item_ids": list(item_ids)}
+            )
         }

@@ -13,7 +13,6 @@ from typing import Any
 import numpy as np
 import polars as pl
 from fastapi.testclient import TestClient
-from recsys.retrieval.users import UserTower
 from sqlalchemy import Engine
 
 from recsys.artifacts import Manifest, Release, save_release
@@ -23,7 +22,8 @@ from recsys.ranking.features import FeatureTables, fit_item_features
 from recsys.retrieval.fit import TablesConfig, fit_retrieval
 from recsys.retrieval.index import IndexConfig
 from recsys.retrieval.retrieve import RetrievalConfig
-from recsys.schema import EVENTS
+from recsys.retrieval.users import MAX_HISTORY, N_AGES, UserTower
+from recsys.schema import EVENT_TYPES, EVENTS
 from service.app import create_app
 from service.deps import Service
 from service.settings import Settings
@@ -80,7 +80,7 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         created,
         vectors,
         events,
-        UserTower(),
+        mean_tower(dim=16),
         as_of_days,
         tables=TablesConfig(neighbours=20),
         index=IndexConfig(),
@@ -127,6 +127,25 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         ranker=None,
     )
     return save_release(release, folder)
+
+
+def mean_tower(dim: int) -> UserTower:
+    """A tower that learned nothing: a shopper is the mean of their items."""
+    nothing = {
+        "query": (dim, 1),
+        "affinity": (dim, dim),
+        "affinity_weight": (1,),
+        "by_position": (MAX_HISTORY, 1),
+        "by_age": (N_AGES, 1),
+        "by_gap": (N_AGES, 1),
+        "by_type": (len(EVENT_TYPES), 1),
+        "turn_last": (dim, dim),
+        "inner": (2 * dim, 1),
+        "inner_bias": (1,),
+        "outer": (1, dim),
+    }
+    weights = {name: np.zeros(shape, np.float32) for name, shape in nothing.items()}
+    return UserTower(turn=np.eye(dim, dtype=np.float32), **weights)
 
 
 def publish(engine: Engine, folder: Path, seed: int = 0) -> str:

@@ -15,6 +15,7 @@ from sqlalchemy import Engine, func, select, text
 from recsys.data.store import insert_events, put_items
 from recsys.data.tables import Event, Item, Recommendation
 from service.deps import Service
+from service.newest import newest_items
 from service.slate_log import SlateLog
 
 
@@ -460,6 +461,18 @@ def test_without_a_release_the_newest_items_are_answered(engine: Engine, release
         assert service.live.refresh()
         assert client.get("/health/ready").json() == {"status": "ready", "release": version}
         assert post(client, "/v1/recommendations")["release"] == version
+
+
+def test_items_of_unknown_age_are_the_last_of_the_newest(engine: Engine) -> None:
+    bare = [{"item_id": "b-undated"}, {"item_id": "a-undated"}, {"item_id": "gone", "in_stock": False}]
+    put_items(engine, [*items()[:2], *bare])
+
+    def newest(*arguments: Any, **options: Any) -> list[str]:
+        return [item.item_id for item in newest_items(engine, *arguments, **options).items]
+
+    assert newest(10) == ["blue-01", "blue-00", "a-undated", "b-undated"]
+    assert newest(2, {"blue-01", "a-undated"}) == ["blue-00", "b-undated"]
+    assert newest(10, category="Dresses > Blue") == ["blue-01", "blue-00"]
 
 
 def test_an_empty_shop_answers_with_an_empty_slate(sqlite_engine: Engine) -> None:

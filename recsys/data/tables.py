@@ -97,8 +97,8 @@ class Item(Base):
     price_cents: Mapped[int | None] = mapped_column(BigInteger)
     in_stock: Mapped[bool] = mapped_column(default=True)
     attributes: Mapped[dict[str, Any]] = mapped_column(default=dict)  # name → value, or name → list of values
-    created_at: Mapped[datetime | None]  # when the shop first offered it, null when unknown
-    updated_at: Mapped[datetime]  # when the row last changed
+    created_at: Mapped[datetime | None] = mapped_column(index=True)  # first offered by the shop, null when unknown
+    updated_at: Mapped[datetime] = mapped_column(index=True)  # when the row last changed; the service polls it
     deleted_at: Mapped[datetime | None]
 
     images: Mapped[list["ItemImage"]] = relationship(
