@@ -161,7 +161,7 @@ def _last_prices(transactions: Path) -> pl.DataFrame:
     """``item_id``, ``price_cents``: the median on the last day on which the item sold."""
     sales = _scan(transactions).select(
         _padded("article_id", ARTICLE_DIGITS).alias("item_id"),
-        pl.col("t_dat").cast(pl.String).alias("day"),
+        pl.col("t_dat").cast(pl.String).str.to_date("%Y-%m-%d", strict=False).alias("day"),
         _cents("price").alias("cents"),
     )
     by_day = (

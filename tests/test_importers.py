@@ -1,0 +1,376 @@
+"""The generic form goes in whole, twice without a difference, and what is wrong in it is explained; and the command."""
+
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+from argparse import ArgumentParser
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import polars as pl
+import pytest
+import sqlalchemy as sa
+from importing import logged, rejects_of, rows_of, run_import
+from PIL import Image
+from polars.testing import assert_frame_equal
+from sqlalchemy import Engine
+
+from recsys.data import importers
+from recsys.data.database import open_database
+from recsys.data.load import load_items, load_reviews
+from recsys.data.tables import Event
+from recsys.errors import SchemaError
+from recsys.schema import EVENTS, ITEMS, REVIEWS
+
+ROOT = Path(__file__).parents[1]
+NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
+
+
+def write_shop(folder: Path, form: str) -> tuple[pl.DataFrame, pl.DataFrame, pl.DataFrame]:
+    """A shop of two items, two reviews and three events; returns the frames that loading should give."""
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (20, 30), "blue").save(folder / "images" / "blue, shirt.jpg")
+    Image.new("RGB", (20, 30), "red").save(folder / "images" / "red.png")
+    items = pl.DataFrame(
+        {
+            "item_id": ["mug", "shirt"],
+            "title": ["Mug", 'Shirt "Ann"\nin blue'],
+            "description": [None, "Weich, très léger 👕"],
+            "category": ["Home", "Men > Shirts"],
+            "brand": [None, "Acme"],
+            "family": [None, "s1"],
+            "price_cents": [None, 1999],
+            "in_stock": [True, False],
+            "attributes": [[], ["colour=blue", "size=M", "size=S"]],
+            "images": [["https://shop.example/mug.jpg"], ["images/blue, shirt.jpg", "images/red.png"]],
+            "created_at": [None, NOON],
+        },
+        schema=ITEMS,
+    )
+    reviews = pl.DataFrame(
+        {
+            "review_id": ["r1", "r2"],
+            "item_id": ["shirt", "mug"],
+            "user_id": ["ann", None],
+            "rating": [4.5, None],
+            "title": ["Good", None],
+            "text": ["Fits, and it is blue", "I broke it"],
+            "helpful_votes": [3, 0],
+            "timestamp": [NOON, NOON + timedelta(microseconds=7)],
+        },
+        schema=REVIEWS,
+    )
+    events = pl.DataFrame(
+        {
+            "event_id": ["1", "2", "3"],
+            "event_type": ["search", "purchase", "rating"],
+            "user_id": [None, "ann", "ann"],
+            "session_id": ["s", "s", None],
+            "item_id": [None, "shirt", "not in the catalogue"],
+            "value": [None, 1999.0, 2.0],
+            "quantity": [None, 2, None],
+            "recommendation_id": [None, "q", None],
+            "position": [None, 3, None],
+            "timestamp": [NOON, NOON + timedelta(seconds=1), NOON + timedelta(days=1)],
+        },
+        schema=EVENTS,
+    )
+    for name, frame in (("items", items), ("reviews", reviews), ("events", events)):
+        if form == "parquet":
+            frame.write_parquet(folder / f"{name}.parquet")
+        elif form == "jsonl":
+            (folder / f"{name}.jsonl").write_text(
+                "\n".join(json.dumps(row, default=str) for row in frame.to_dicts()) + "\n\n"
+            )
+        else:
+            lists = [column for column, dtype in frame.schema.items() if dtype == pl.List(pl.String)]
+            text = frame.with_columns(pl.col(lists).list.join("|")).write_csv()
+            (folder / f"{name}.csv.gz").write_bytes(gzip.compress(text.encode("utf-8-sig")))
+    return items, reviews, events
+
+
+@pytest.mark.parametrize("form", ["csv", "jsonl", "parquet"])
+def test_generic_forms_give_the_frames_that_were_written(engine: Engine, tmp_path: Path, form: str) -> None:
+    items, reviews, events = write_shop(tmp_path / "shop", form)
+    summary = run_import(engine, tmp_path / "shop", "generic", images_root=tmp_path / "shop")
+    assert rejects_of(summary) == []
+    assert summary.exit_status == 0
+    assert_frame_equal(load_items(engine), items)
+    assert_frame_equal(load_reviews(engine), reviews)
+    assert_frame_equal(logged(engine, tmp_path), events)
+
+    before = rows_of(engine)
+    again = run_import(engine, tmp_path / "shop", "generic", images_root=tmp_path / "shop")
+    assert rows_of(engine) == before
+    assert [count.unchanged for count in again.counts.values()] == [2, 2, 3]
+
+
+def test_image_paths_are_absolute_unless_below_the_images_folder(sqlite_engine: Engine, tmp_path: Path) -> None:
+    write_shop(tmp_path / "shop", "parquet")
+    run_import(sqlite_engine, tmp_path / "shop", "generic")
+    absolute = [str(tmp_path / "shop" / "images" / name) for name in ("blue, shirt.jpg", "red.png")]
+    assert load_items(sqlite_engine)["images"].to_list() == [["https://shop.example/mug.jpg"], absolute]
+
+
+def write_events(
+    path: Path, *rows: str, header: str = "event_id,event_type,user_id,item_id,value,quantity,timestamp"
+) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+GOOD = "1,purchase,ann,shirt,1999,1,2026-01-02T12:00:00Z"
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "expected", "came"),
+    [
+        (",purchase,ann,shirt,1,1,2026-01-02", "event_id", "an id", ""),
+        ("2,bought,ann,shirt,1,1,2026-01-02", "event_type", "one of impression, detail-page-view", "bought"),
+        ("2,,ann,shirt,1,1,2026-01-02", "event_type", "one of impression", ""),
+        ("2,purchase,,shirt,1,1,2026-01-02", "user_id", "a user_id or a session_id", ""),
+        ("2,purchase,ann,,1,1,2026-01-02", "item_id", "only a search has none", ""),
+        ("2,purchase,ann,shirt,NaN,1,2026-01-02", "value", "a number, 0 or more", "NaN"),
+        ("2,purchase,ann,shirt,inf,1,2026-01-02", "value", "a number, 0 or more", "inf"),
+        ("2,purchase,ann,shirt,-3,1,2026-01-02", "value", "a number, 0 or more", "-3"),
+        ("2,rating,ann,shirt,6,1,2026-01-02", "value", "stars from 1 to 5", "6"),
+        ("2,rating,ann,shirt,,1,2026-01-02", "value", "stars from 1 to 5", ""),
+        ("2,purchase,ann,shirt,1,-1,2026-01-02", "quantity", "a whole number, 1 or more", "-1"),
+        ("2,purchase,ann,shirt,1,0,2026-01-02", "quantity", "a whole number, 1 or more", "0"),
+        ("2,purchase,ann,shirt,1,1.5,2026-01-02", "quantity", "a whole number, 1 or more", "1.5"),
+        ("2,purchase,ann,shirt,1,99999999999,2026-01-02", "quantity", "a whole number, 1 or more", "99999999999"),
+        ("2,purchase,ann,shirt,1,1,yesterday", "timestamp", "a time as ISO 8601", "yesterday"),
+        ("2,purchase,ann,shirt,1,1,2026-02-30", "timestamp", "a time as ISO 8601", "2026-02-30"),
+        ("2,purchase,ann,shirt,1,1,2999-01-01", "timestamp", "not in the future", "2999-01-01"),
+        ("2,purchase,ann,shirt,1,1,1969-12-31", "timestamp", "not before 1970", "1969-12-31"),
+        ("2,purchase,ann,shirt,1,1,", "timestamp", "a time as ISO 8601", ""),
+        ("2,purchase,ann,shirt,1,1", None, "7 cells", "6 cells"),
+        ("2,purchase,ann,sh\0irt,1,1,2026-01-02", None, "without NUL", "2,purchase,ann,sh\0irt,1,1,2026-01-02"),
+        (f"{'x' * 256},purchase,ann,shirt,1,1,2026-01-02", "event_id", "an id: text of 1 to 255", "x" * 200),
+    ],
+)
+def test_a_bad_event_is_explained_and_the_good_ones_go_in(
+    sqlite_engine: Engine, tmp_path: Path, row: str, column: str | None, expected: str, came: str
+) -> None:
+    write_events(tmp_path / "shop" / "events.csv", GOOD, row, GOOD.replace("1,", "3,", 1))
+    summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
+    (reject,) = rejects_of(summary)
+    assert reject["file"] == str(tmp_path / "shop" / "events.csv")
+    assert (reject["line"], reject["column"], reject["came"], reject["left_out"]) == (3, column, came, "row")
+    assert expected in reject["expected"]
+    assert (reject["row"]["event_id"] if column else reject["row"].split(",")[0]) == row.split(",")[0]
+    assert (summary.exit_status, summary.rejected_rows, summary.counts["events"].created) == (1, 1, 2)
+    assert logged(sqlite_engine, tmp_path)["event_id"].to_list() == ["1", "3"]
+
+
+def test_bytes_that_are_not_utf8_and_lines_within_quotes(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.csv").write_bytes(
+        b'item_id,title\na,"two\nlines"\nb,caf\xe9\nc,"caf\xc3\xa9"\n,nameless\n'
+    )
+    summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
+    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [(4, None), (6, "item_id")]
+    assert load_items(sqlite_engine)["title"].to_list() == ["two\nlines", "café"]
+
+
+def test_bad_lines_of_json(engine: Engine, tmp_path: Path) -> None:
+    lines = [
+        '{"item_id": "a", "price_cents": 5, "attributes": {"size": ["S", "M"], "warm": true}}',
+        "{not json",
+        '["a list"]',
+        '{"item_id": "nul", "title": "a\\u0000b"}',
+        '{"item_id": "half", "title": "\\ud83d"}',
+        '{"item_id": "whole", "title": "\\ud83d\\udc55"}',
+        '{"item_id": "c", "price_cents": NaN}',
+        '{"item_id": "d", "price_cents": -1}',
+        '{"item_id": "e", "price_cents": 1.5}',
+        '{"title": "nameless"}',
+        '{"item_id": "f", "attributes": "no equals sign", "in_stock": "perhaps"}',
+        '{"item_id": 7, "in_stock": false, "created_at": 1767355200000}',
+    ]
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.jsonl").write_text("\n".join(lines))
+    summary = run_import(engine, tmp_path / "shop", "generic")
+    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [
+        (2, None), (3, None), (4, None), (5, None), (7, "price_cents"), (8, "price_cents"), (9, "price_cents"),
+        (10, "item_id"), (11, "in_stock"), (11, "attributes"),
+    ]  # fmt: skip
+    assert summary.rejected_rows == 9
+    items = load_items(engine)
+    assert items["item_id"].to_list() == ["7", "a", "whole"]
+    assert items["attributes"].to_list() == [[], ["size=M", "size=S", "warm=true"], []]
+    assert items["created_at"].to_list() == [NOON, None, None]
+    assert items["in_stock"].to_list() == [False, True, True]
+
+
+def test_bad_values_of_parquet(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    frame = pl.DataFrame(
+        {
+            "event_id": ["1", "2", "3", "4", None, "6\0"],
+            "event_type": ["purchase"] * 6,
+            "user_id": [10, 11, 12, 13, 14, 15],
+            "item_id": ["a"] * 6,
+            "value": [1.0, float("nan"), 3.0, 4.0, 5.0, 6.0],
+            "quantity": [1, 1, -1, 1, 1, 1],
+            "timestamp": [NOON.replace(tzinfo=None)] * 3 + [datetime(1950, 1, 1)] + [NOON.replace(tzinfo=None)] * 2,
+        }
+    )
+    frame.write_parquet(tmp_path / "shop" / "events.parquet")
+    summary = run_import(engine, tmp_path / "shop", "generic")
+    found = [(reject["line"], reject["column"], reject["came"]) for reject in rejects_of(summary)]
+    assert found == [
+        (2, "value", "nan"),
+        (3, "quantity", -1),
+        (4, "timestamp", "1950-01-01 00:00:00"),
+        (5, "event_id", None),
+        (6, "event_id", "6\0"),
+    ]
+    assert logged(engine, tmp_path).select("event_id", "user_id", "timestamp").rows() == [("1", "10", NOON)]
+
+
+@pytest.mark.parametrize(
+    ("text", "time"),
+    [
+        ("2026-01-02", datetime(2026, 1, 2, tzinfo=UTC)),
+        ("2026-01-02T12:00:00Z", NOON),
+        ("2026-01-02 12:00", NOON),
+        ("2026-01-02 12:00:00.25", NOON + timedelta(seconds=0.25)),
+        ("2026-01-02T14:00:00+02:00", NOON),
+        ("2026-01-02 07:00:00-0500", NOON),
+        ("2026-01-02T12:00:00.000001+00:00", NOON + timedelta(microseconds=1)),
+        ("1767355200", NOON),
+        ("1767355200000", NOON),
+        ("1767355200000000", NOON),
+        ("1767355200.5", NOON + timedelta(seconds=0.5)),
+    ],
+)
+def test_times(sqlite_engine: Engine, tmp_path: Path, text: str, time: datetime) -> None:
+    # A file with times in one form, and in a file with others.
+    write_events(tmp_path / "shop" / "events.csv", f"1,purchase,ann,a,1,1,{text}")
+    write_events(tmp_path / "other" / "events.csv", f"2,purchase,ann,a,1,1,{text}", "3,purchase,ann,a,1,1,2026-01-03")
+    for folder in ("shop", "other"):
+        assert rejects_of(run_import(sqlite_engine, tmp_path / folder, "generic")) == []
+    assert logged(sqlite_engine, tmp_path)["timestamp"].to_list()[:2] == [time, time]
+
+
+def test_unreadable_images_are_left_out_and_their_items_go_in(sqlite_engine: Engine, tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    shop.mkdir()
+    Image.new("RGB", (300, 300), "red").save(shop / "good.jpg")
+    Image.effect_noise((300, 300), 80).save(shop / "whole.png")
+    (shop / "cut.jpg").write_bytes((shop / "good.jpg").read_bytes()[:-200])
+    (shop / "cut.png").write_bytes((shop / "whole.png").read_bytes()[:20_000])
+    (shop / "text.jpg").write_text("not a picture")
+    names = ["good.jpg", "cut.jpg", "cut.png", "text.jpg", "missing.jpg", "whole.png", "https://x.example/a.jpg"]
+    (shop / "items.csv").write_text(f"item_id,images\na,{'|'.join(names)}\nb,text.jpg\n")
+    summary = run_import(sqlite_engine, shop, "generic", images_root=shop)
+    assert load_items(sqlite_engine)["images"].to_list() == [["good.jpg", "whole.png", "https://x.example/a.jpg"], []]
+    rejects = rejects_of(summary)
+    assert [(reject["line"], reject["came"].partition(":")[0]) for reject in rejects] == [
+        (2, "cut.jpg"), (2, "cut.png"), (2, "text.jpg"), (2, "missing.jpg"), (3, "text.jpg"),
+    ]  # fmt: skip
+    assert {reject["left_out"] for reject in rejects} == {"value"}
+    assert (summary.exit_status, summary.rejected_rows, summary.rejected_values) == (1, 0, 5)
+
+
+def test_an_item_that_comes_twice(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.csv").write_text("item_id,title\na,One\nb,Two\na,One\nb,Other\n")
+    summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
+    assert [(reject["line"], reject["came"]) for reject in rejects_of(summary)] == [(5, "b")]
+    assert load_items(sqlite_engine)["title"].to_list() == ["One", "Two"]
+    assert vars(summary.counts["items"]) == {"read": 4, "created": 2, "changed": 0, "unchanged": 1, "rejected": 1}
+
+
+def test_the_rejects_file_speaks_of_the_last_import_only(sqlite_engine: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "shop" / "events.csv"
+    write_events(path, GOOD, "2,bought,ann,shirt,1,1,2026-01-02")
+    assert run_import(sqlite_engine, path, "generic", rejects=tmp_path / "rejects.jsonl").exit_status == 1
+    write_events(path, GOOD, "2,purchase,ann,shirt,1,1,2026-01-02")
+    summary = run_import(sqlite_engine, path, "generic", rejects=tmp_path / "rejects.jsonl")
+    assert summary.exit_status == 0
+    assert not (tmp_path / "rejects.jsonl").exists()
+    assert (summary.counts["events"].created, summary.counts["events"].unchanged) == (1, 1)
+
+
+def test_columns_passed_over_are_named(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.csv").write_text("item_id,pirce_cents\na,5\n")
+    summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
+    assert "items.csv: columns passed over: pirce_cents" in summary.describe()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("nothing.csv", b"a,b\n", "expected files named items, reviews, events"),
+        ("events.csv", b"event_id,user_id\n1,ann\n", "expected the columns ['event_type', 'timestamp']"),
+        ("events.csv", b"", "came an empty file"),
+        ("items.csv", b"item_id,item_id\n1,2\n", "expected different names of columns"),
+        ("events.parquet", b"PAR1 but not really", "expected a Parquet file"),
+        ("items.jsonl.gz", gzip.compress(b'{"item_id": "a"}\n' * 9999)[:60], "expected a whole gzip file"),
+    ],
+)
+def test_a_file_that_is_not_of_the_form(
+    sqlite_engine: Engine, tmp_path: Path, name: str, content: bytes, expected: str
+) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / name).write_bytes(content)
+    with pytest.raises(SchemaError) as raised:
+        run_import(sqlite_engine, tmp_path / "shop", "generic")
+    assert expected in str(raised.value)
+    assert str(tmp_path / "shop") in str(raised.value)
+
+
+def test_an_import_that_was_killed_is_completed_by_running_it_again(tmp_path: Path) -> None:
+    write_events(
+        tmp_path / "shop" / "events.csv", *(f"{n},purchase,u{n % 9},i{n % 7},5,1,2026-01-02" for n in range(100))
+    )
+    url = f"sqlite:///{tmp_path}/shop.db"
+    program = f"""
+import os, signal
+from pathlib import Path
+from recsys.data.database import open_database
+from recsys.data.importers import files, import_shop, intake
+files.BATCH_ROWS = 20
+insert_events, batches = intake.insert_events, []
+def insert_or_die(engine, events):
+    batches.append(len(events))
+    if len(batches) == 4:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return insert_events(engine, events)
+intake.insert_events = insert_or_die
+import_shop(open_database({url!r}), Path({str(tmp_path / "shop")!r}), "generic",
+            rejects=Path({str(tmp_path / "rejects")!r}), progress=False)
+"""
+    killed = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
+    )
+    assert killed.returncode == -signal.SIGKILL
+    engine = open_database(url)
+    with engine.connect() as connection:
+        assert connection.scalar(sa.select(sa.func.count(Event.sequence))) == 60
+    summary = run_import(engine, tmp_path / "shop", "generic")
+    assert (summary.counts["events"].created, summary.counts["events"].unchanged) == (40, 60)
+    assert logged(engine, tmp_path)["event_id"].to_list() == [str(n) for n in range(100)]
+    engine.dispose()
+
+
+def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    parser = ArgumentParser()
+    importers.add_arguments(parser)
+    folder = tmp_path / "shop"
+    options = ["--quiet", "--database", f"sqlite:///{tmp_path}/var/shop.db", "--rejects", str(tmp_path / "r.jsonl")]
+    write_events(folder / "events.csv", GOOD)
+    assert importers.run(parser.parse_args(["generic", str(folder), *options])) == 0
+    write_events(folder / "events.csv", GOOD, "oops")
+    assert importers.run(parser.parse_args(["generic", str(folder), *options])) == 1
+    assert (
+        f"1 rows and 0 single values were left out; each is explained in {tmp_path}/r.jsonl" in capsys.readouterr().out
+    )
+    assert importers.run(parser.parse_args(["generic", str(tmp_path / "nowhere"), *options])) == 2
+    assert "nowhere: expected a folder or a file" in capsys.readouterr().err
