@@ -12,6 +12,7 @@ from recsys.data.tables import Recommendation
 from service.metrics import Metrics
 
 LARGEST_BATCH = 500  # rows in one transaction
+GATHER_SECONDS = 0.1  # after the first row: one transaction for several slates takes less from the requests
 ATTEMPTS = 3  # at one batch, before it is given up
 RETRY_SECONDS = 0.5
 
@@ -76,10 +77,14 @@ class SlateLog:
         """The next batch, waiting for one; empty when there is none and there will be none."""
         with self._changed:
             self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
+            self._changed.wait_for(lambda: self._is_full() or self._stopping.is_set(), GATHER_SECONDS)
             rows = [self._waiting.popleft() for _ in range(min(len(self._waiting), LARGEST_BATCH))]
             self._writing = bool(rows)
             self._metrics.slates_waiting.set(len(self._waiting))
             return rows
+
+    def _is_full(self) -> bool:
+        return len(self._waiting) >= LARGEST_BATCH
 
     def _write(self, rows: list[Row]) -> None:
         for attempt in range(1, ATTEMPTS + 1):
