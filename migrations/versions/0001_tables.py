@@ -40,6 +40,8 @@ def upgrade() -> None:
         sa.PrimaryKeyConstraint("item_id", name=op.f("pk_items")),
         sa.CheckConstraint("price_cents >= 0", name=op.f("ck_items_price_cents")),
     )
+    op.create_index("ix_items_created_at", "items", ["created_at"])
+    op.create_index("ix_items_updated_at", "items", ["updated_at"])
     op.create_table(
         "item_images",
         sa.Column("item_id", sa.String(), nullable=False),
