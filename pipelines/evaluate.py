@@ -185,7 +185,8 @@ def draw_examples(
         bought = evaluation.requests.relevant[user]
         title = request.user_id or request.session_id or "somebody new"
         a, b = (make_sheet(title, request, slate, cards, images, bought) for slate in (slate_a, slate_b))
-        words = f"{picked[user]} · {request.requested_at:%Y-%m-%d %H:%M} UTC · then took {len(bought)} items"
+        took = f"then took {len(bought)} item{'s' if len(bought) > 1 else ''}"
+        words = f"{picked[user]} · {request.requested_at:%Y-%m-%d %H:%M} UTC · {took}"
         pairs.append(SlatePair(title, a.history, a.recommended, b.recommended, words))
     return pairs
 

@@ -51,7 +51,7 @@ def test_per_user_figures_by_hand(yardstick):
     assert next(iter(figures)) == "NDCG@2"  # the one to decide on
     assert figures["NDCG@2"] == pytest.approx([1 / (1 + 1 / math.log2(3)), 0, 0])
     assert figures["Recall@2"].tolist() == [0.5, 0, 0]
-    assert figures["novelty, bits"][0] == pytest.approx((-math.log2(4 / 8) - math.log2(2 / 8)) / 2)
+    assert figures["novelty (bits)"][0] == pytest.approx((-math.log2(4 / 8) - math.log2(2 / 8)) / 2)
     assert figures["diversity"] == pytest.approx([1, 0, np.nan], nan_ok=True)
     assert yardstick.catalogue(shown)["coverage"] == 1
     assert yardstick.n_unknown == 1

@@ -60,7 +60,7 @@ class Yardstick:
     def per_user(self, recommended: Rows) -> dict[str, PerUser]:
         """Every metric of each user, float32 [q], for rows int32 [q, k]; the metric to decide on is the first."""
         return metrics.accuracy_metrics(recommended, self.offsets, self.rows, self.k) | {
-            "novelty, bits": metrics.novelty(recommended, self.popularity),
+            "novelty (bits)": metrics.novelty(recommended, self.popularity),
             "diversity": metrics.diversity(recommended, self.embeddings),
         }
 
