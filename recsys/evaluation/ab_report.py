@@ -135,7 +135,7 @@ def _ab_metrics(report: ABInput) -> Html:
     intro = (
         "Both answered the same requests through the same code. Small print: the 95% interval of the difference "
         "(paired bootstrap over shoppers). A verdict needs an interval without zero in it. With many metrics, one in "
-        "twenty would show a difference by chance: decide on the first. Of novelty and diversity, more counts as better."
+        "twenty would show a difference by chance: decide on the first. More novelty or diversity counts as better."
     )
     columns = ["metric", "B is", "A", "B", "difference", "of A", "shoppers better / worse"]
     figure = plot(plots.forest(report.comparisons), "Every metric against zero", "Green: B is better. Orange: worse.")
