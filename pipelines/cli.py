@@ -18,6 +18,7 @@ COMMANDS = {
     "import": ("recsys.data.importers", "bring a shop's catalogue, reviews and events into the database"),
     "retrain": ("pipelines.retrain", "the night: from the database to a published release"),
     "serve": ("service.serve", "answer storefronts over HTTP"),
+    "create-key": ("service.keys", "make an API key for a storefront or a feed"),
     "evaluate": ("pipelines.evaluate", "offline A/B of two releases on later days"),
     "sheet": ("pipelines.sheets", "draw shoppers' histories and recommendations"),
 }

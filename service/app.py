@@ -11,7 +11,6 @@ Beside the requests run two threads: the watcher (a new release, changed stock, 
 
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import Any
 
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
@@ -21,7 +20,7 @@ import recsys.artifacts
 import recsys.recommend
 from recsys.artifacts import Release
 from recsys.data.database import open_database
-from recsys.request import Request
+from recsys.request import Request, Slate
 from service import openapi, problems
 from service.body_limit import BodyLimit
 from service.deps import Service
@@ -37,7 +36,7 @@ def create_app(
     settings: Settings,
     *,
     load_release: Callable[[str], Release] = recsys.artifacts.load_release,
-    recommend: Callable[..., Any] = recsys.recommend.recommend,
+    recommend: Callable[..., list[Slate]] = recsys.recommend.recommend,
 ) -> FastAPI:
     """The ASGI application. Nothing is opened before its lifespan begins, everything is closed when it ends.
 

@@ -1,12 +1,14 @@
 """What routes ask for, each named once."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader
 from sqlalchemy import Engine
 
+from recsys.request import Slate
 from service.keys import KeyRing
 from service.live import LiveRelease
 from service.metrics import Metrics
@@ -25,11 +27,12 @@ class Service:
     slate_log: SlateLog
     keys: KeyRing
     metrics: Metrics
-    recommend: Any  # recsys.recommend.recommend, or a test's
+    recommend: Callable[..., list[Slate]]  # recsys.recommend.recommend, or a test's
 
 
 async def _service(request: Request) -> Service:  # async, so that FastAPI does not spend a thread on it
-    return request.app.state.service
+    service: Service = request.app.state.service
+    return service
 
 
 ServiceDep = Annotated[Service, Depends(_service)]

@@ -1,18 +1,47 @@
-"""API keys: made here, kept only as hashes, compared in constant time."""
+"""API keys: made here, kept only as hashes, compared in constant time.
 
+recsys create-key storefront --scope read --config pipelines/nightly.toml
+"""
+
+import argparse
 import hashlib
 import hmac
 import secrets
+import sys
 import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
 from sqlalchemy import Engine, insert, select
 
+from recsys.data.database import open_database, upgrade_database
 from recsys.data.tables import ApiKey
 from recsys.errors import ConfigError
+from service.settings import add_config_argument, read_settings
 
 SCOPES = ("read", "write", "admin")  # storefront; events and catalogue; everything
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of ``recsys create-key``."""
+    parser.add_argument("name", help="who will use it")
+    parser.add_argument(
+        "--scope",
+        action="append",
+        required=True,
+        choices=SCOPES,
+        help="read: recommendations and items; write: events and the catalogue; admin: everything; may be repeated",
+    )
+    add_config_argument(parser)
+
+
+def run(args: argparse.Namespace) -> int:
+    """Make a key and write it to standard output, once: it cannot be shown again."""
+    engine = open_database(read_settings(args).database)
+    upgrade_database(engine)
+    sys.stdout.write(create_api_key(engine, args.name, args.scope) + "\n")
+    engine.dispose()
+    return 0
 
 
 def create_api_key(engine: Engine, name: str, scopes: Sequence[str]) -> str:

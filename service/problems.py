@@ -2,6 +2,7 @@
 
 import json
 import logging
+from collections.abc import Mapping, Sequence
 from http import HTTPStatus
 from typing import Any
 
@@ -66,7 +67,7 @@ class ProblemError(HTTPException):
         self.errors = errors
 
 
-def field_errors(errors: list[dict[str, Any]], *, skip: int = 0) -> list[FieldError]:
+def field_errors(errors: Sequence[Mapping[str, Any]], *, skip: int = 0) -> list[FieldError]:
     """Pydantic's errors in our words.
 
     Args:

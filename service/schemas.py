@@ -258,7 +258,7 @@ def _keep_error(value: Any, validate: ValidatorFunctionWrapHandler) -> Any:
     try:
         return validate(value)
     except ValidationError as error:
-        return sentence(field_errors(list(error.errors())))
+        return sentence(field_errors(error.errors()))
 
 
 class EventsRequest(Body):

@@ -9,23 +9,18 @@ import argparse
 import os
 import tempfile
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 import uvicorn
 from fastapi import FastAPI
-from pydantic import ValidationError
 
-from pipelines.config import load_paths
 from recsys.data.database import open_database, upgrade_database
-from recsys.errors import ConfigError
-from service.problems import field_errors, sentence
-from service.settings import Settings
+from service.settings import Settings, add_config_argument, read_settings
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of ``recsys serve``."""
-    parser.add_argument("--config", type=Path, help="TOML whose [paths] database names the shop's database")
+    add_config_argument(parser)
     parser.add_argument("--host", help="address to listen on (127.0.0.1)")
     parser.add_argument("--port", type=int, help="port to listen on (8000)")
     parser.add_argument("--workers", type=int, help="processes (1)")
@@ -62,25 +57,6 @@ def app() -> FastAPI:
     from service.app import create_app  # here, so that `recsys serve --help` need not load the whole product
 
     return create_app(Settings())
-
-
-def read_settings(args: argparse.Namespace) -> Settings:
-    """Flags, then environment, then the config file, then the defaults.
-
-    Raises:
-        ConfigError: a value is not as expected; the message names it.
-    """
-    flags = {
-        name: getattr(args, name)
-        for name in ("host", "port", "workers", "as_of")
-        if getattr(args, name, None) is not None
-    }
-    from_config = {"database": load_paths(args.config).database} if args.config is not None else {}
-    try:
-        from_environment = Settings().model_dump(exclude_unset=True)
-        return Settings(**{**from_config, **from_environment, **flags})
-    except ValidationError as error:
-        raise ConfigError(f"settings of the service: {sentence(field_errors(list(error.errors())))}") from error
 
 
 def _as_environment(settings: Settings) -> Mapping[str, str]:

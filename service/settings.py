@@ -1,10 +1,16 @@
 """What a shop may set about its service, with the defaults that suit one machine."""
 
+import argparse
 from datetime import UTC, datetime
 from ipaddress import ip_address
+from pathlib import Path
 
-from pydantic import AwareDatetime, Field
+from pydantic import AwareDatetime, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
+
+from pipelines.config import load_paths
+from recsys.errors import ConfigError
+from service.problems import field_errors, sentence
 
 
 class Settings(BaseSettings):
@@ -15,26 +21,26 @@ class Settings(BaseSettings):
 
     model_config = SettingsConfigDict(env_prefix="RECSYS_", extra="forbid", frozen=True)
 
-    database: str = Field("sqlite:///var/shop.db", description="SQLAlchemy URL of the shop's database")
-    host: str = Field("127.0.0.1", description="address to listen on")
-    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
-    workers: int = Field(1, ge=1, description="processes; each holds the release, which they share by memory mapping")
-    request_threads: int = Field(8, ge=1, description="requests that one worker answers at the same time")
-    threads: int = Field(1, ge=1, description="threads of one request's arithmetic; more only where cores are idle")
+    database: str = Field(default="sqlite:///var/shop.db", description="SQLAlchemy URL of the shop's database")
+    host: str = Field(default="127.0.0.1", description="address to listen on")
+    port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
+    workers: int = Field(default=1, ge=1, description="processes; they share a release by memory mapping")
+    request_threads: int = Field(default=8, ge=1, description="requests that one worker answers at the same time")
+    threads: int = Field(default=1, ge=1, description="threads of one request's arithmetic")
 
     require_api_key: bool | None = Field(
-        None, description="ask for X-API-Key; unset: on every address except a loopback one"
+        default=None, description="ask for X-API-Key; unset: on every address except a loopback one"
     )
-    max_body_bytes: int = Field(4_000_000, ge=1_000, description="a longer body is answered with 413")
+    max_body_bytes: int = Field(default=4_000_000, ge=1_000, description="a longer body is answered with 413")
 
     reload_seconds: float = Field(
-        5.0, gt=0, description="how often to look for a newly published release, changed stock and API keys"
+        default=5.0, gt=0, description="how often to look for a newly published release, changed stock and API keys"
     )
-    history_limit: int = Field(100, ge=1, description="how many of a shopper's latest events a request reads")
+    history_limit: int = Field(default=100, ge=1, description="how many of a shopper's latest events a request reads")
     as_of: AwareDatetime | None = Field(
-        None, description="answer as if it were this moment (ISO 8601): for a shop whose data ends in the past"
+        default=None, description="answer as if it were this moment (ISO 8601): for a shop whose data ends in the past"
     )
-    slate_queue: int = Field(10_000, ge=1, description="slates that may wait to be written; more are dropped, counted")
+    slate_queue: int = Field(default=10_000, ge=1, description="slates that may wait to be written; more are dropped")
 
     def now(self) -> datetime:
         """The moment that recommendations are made for, UTC; the request path itself reads no clock."""
@@ -44,6 +50,26 @@ class Settings(BaseSettings):
     def asks_for_keys(self) -> bool:
         """Whether a request needs an API key: as set, or else unless only this machine can reach the service."""
         return self.require_api_key if self.require_api_key is not None else not _is_loopback(self.host)
+
+
+def add_config_argument(parser: argparse.ArgumentParser) -> None:
+    """The flag that :func:`read_settings` reads besides those named like a setting."""
+    parser.add_argument("--config", type=Path, help="TOML whose [paths] database names the shop's database")
+
+
+def read_settings(args: argparse.Namespace) -> Settings:
+    """Flags, then environment, then the config file, then the defaults.
+
+    Raises:
+        ConfigError: a value is not as expected; the message names it.
+    """
+    flags = {name: value for name, value in vars(args).items() if name in Settings.model_fields and value is not None}
+    from_config = {"database": load_paths(args.config).database} if args.config is not None else {}
+    try:
+        from_environment = Settings().model_dump(exclude_unset=True)
+        return Settings(**{**from_config, **from_environment, **flags})
+    except ValidationError as error:
+        raise ConfigError(f"settings of the service: {sentence(field_errors(error.errors()))}") from error
 
 
 def _is_loopback(host: str) -> bool:

@@ -2,17 +2,20 @@
 
 from collections.abc import Iterator
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from service_shop import items, serve, settings_for
 from sqlalchemy import Engine, select, update
 
+from pipelines.cli import main
 from recsys.data.store import put_items
 from recsys.data.tables import ApiKey
 from recsys.errors import ConfigError
 from service.deps import Service
-from service.keys import create_api_key, hash_of
+from service.keys import KeyRing, create_api_key, hash_of
 from service.settings import Settings
 
 RECOMMEND = ("POST", "/v1/recommendations", {})
@@ -85,6 +88,17 @@ def test_only_the_hash_is_kept(engine: Engine) -> None:
     assert key not in str(row)
     assert (row.name, row.scopes, row.revoked_at) == ("storefront", ["read", "write"], None)
     assert create_api_key(engine, "storefront", ["read"]) != key
+
+
+def test_the_command_makes_a_key_that_opens(sqlite_engine: Engine, tmp_path: Path, capsys: Any) -> None:
+    config = tmp_path / "nightly.toml"
+    config.write_text(f'[paths]\ndatabase = "{sqlite_engine.url}"\n')
+    assert main(["create-key", "storefront", "--scope", "read", "--config", str(config)]) == 0
+    key = capsys.readouterr().out.strip()
+    ring = KeyRing(sqlite_engine)
+    ring.refresh()
+    assert ring.scopes_of(key) == {"read"}
+    assert ring.scopes_of(key + "x") is None
 
 
 @pytest.mark.parametrize("scopes", [[], ["read", "delete"]])

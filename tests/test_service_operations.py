@@ -24,7 +24,8 @@ from recsys.errors import ConfigError
 from service import schemas
 from service.deps import Service
 from service.problems import Problem
-from service.serve import add_arguments, read_settings
+from service.serve import add_arguments
+from service.settings import read_settings
 
 
 @pytest.fixture
