@@ -93,7 +93,7 @@ class Head(nn.Module):
 
     def __init__(self, width: int, hidden: int, dim: int, dropout: float) -> None:
         super().__init__()
-        self.dropout = nn.Dropout(dropout)
+        self.dropout = dropout
         self.linear = nn.Linear(width, dim)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
@@ -103,10 +103,12 @@ class Head(nn.Module):
             nn.Linear(hidden, dim),
         )
 
-    def forward(self, components: Tensor) -> Tensor:
-        """[batch, kept] → unit-norm float32 [batch, dim]."""
-        seen = self.dropout(components)
-        return F.normalize((self.linear(seen) + self.mlp(seen)).float(), dim=1)
+    def forward(self, components: Tensor, generator: torch.Generator | None = None) -> Tensor:
+        """[batch, kept] → unit-norm float32 [batch, dim]; with dropout where given a generator."""
+        if generator is not None and self.dropout:
+            kept = torch.rand(components.shape, generator=generator) >= self.dropout
+            components = components * kept / (1 - self.dropout)
+        return F.normalize((self.linear(components) + self.mlp(components)).float(), dim=1)
 
 
 class Member(nn.Module):
@@ -121,9 +123,9 @@ class Member(nn.Module):
         self.log_scale = nn.Parameter(torch.full((3,), -float(np.log(temperature))))  # cross-modal, views, behaviour
         self.logit_bias = nn.Parameter(torch.tensor(-10.0))
 
-    def tokens(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Unit-norm projections: {name: [batch, kept]} → [batch, m, dim]."""
-        return torch.stack([head(inputs[name]) for name, head in self.heads.items()], dim=1)
+    def tokens(self, inputs: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
+        """Unit-norm projections: {name: [batch, kept]} → [batch, m, dim]; with dropout where given a generator."""
+        return torch.stack([head(inputs[name], generator) for name, head in self.heads.items()], dim=1)
 
     def fuse(self, tokens: Tensor, present: Tensor) -> Tensor:
         """[batch, m, dim], [batch, m] → unit-norm [batch, dim]."""

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -100,8 +101,9 @@ def train_alignment(
     fused item and one drawn from those bought with it. Where there is one modality only, the second term hides input
     components instead (SimCSE). The best epoch by held-out mean reciprocal rank is kept.
 
-    The same input, seed, threads and processor type give the same bits. Where the processor multiplies bfloat16 in
-    hardware, the heads are trained in it.
+    Members train beside each other, each on one thread with random numbers of its own: the same input, seed and
+    processor type give the same bits whatever ``threads`` is. Where the processor multiplies bfloat16 in hardware, the
+    heads are trained in it.
 
     Args:
         modalities: name → :class:`Modality`, all of one length; each is optional per item.
@@ -109,7 +111,7 @@ def train_alignment(
             [0, 2] trains without behaviour.
         config: see :class:`AlignmentConfig`.
         seed: of everything random here.
-        threads: torch threads.
+        threads: how many members train at a time.
         progress: show a progress bar on standard error.
         held_out: bool [n], items kept out of training and watched for early stopping; by default a random
             ``config.held_out`` share.
@@ -124,7 +126,7 @@ def train_alignment(
     et al. 2021 (arXiv:2104.08821) for the views.
     """
     _check(modalities, pairs, held_out)
-    with torch_threads(threads), torch.random.fork_rng(devices=[]):
+    with torch_threads(1), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         shape = Shape(
             modalities={name: modality.vectors.shape[1] for name, modality in modalities.items()},
@@ -137,12 +139,17 @@ def train_alignment(
         )
         ensemble = Ensemble(shape, config.temperature)
         examples = _prepare(modalities, pairs, config, ensemble, np.random.default_rng(seed), held_out)
-        history: list[dict[str, float]] = []
         epochs = _n_epochs(config, len(examples.fit_rows))
-        with tqdm(total=config.members * epochs, desc="align", unit="epoch", disable=not progress) as bar:
-            for number, member in enumerate(ensemble.each_member()):
-                _train_member(member, number, examples, config, epochs, history, bar)
-        ensemble.eval()
+        with (
+            tqdm(total=config.members * epochs, desc="align", unit="epoch", disable=not progress) as bar,
+            ThreadPoolExecutor(threads) as pool,
+        ):
+            seeds = torch.randint(2**62, (config.members,)).tolist()
+            jobs = [
+                pool.submit(_train_member, member, number, member_seed, examples, config, epochs, bar)
+                for number, (member, member_seed) in enumerate(zip(ensemble.each_member(), seeds))
+            ]
+            history = [epoch for job in jobs for epoch in job.result()]
         with torch.inference_mode():
             ensemble.fit_compression(_all_outputs(ensemble, examples))
     return Aligner(ensemble, history)
@@ -192,7 +199,7 @@ def _prepare(
     """Choose what is held out, fit the rotations to the rest, and lay everything out as tensors."""
     present = np.stack([modality.present for modality in modalities.values()], axis=1)
     n = len(present)
-    usable: NDArray[np.bool_] = present.any(axis=1)
+    usable = np.asarray(present.any(axis=1))
     if held_out is None:
         held_out = np.zeros(n, bool)
         n_watch = min(int(config.held_out * usable.sum()), MAX_HELD_OUT)
@@ -233,31 +240,31 @@ def _prepare(
 def _train_member(
     member: Member,
     number: int,
+    seed: int,
     examples: _Examples,
     config: AlignmentConfig,
     epochs: int,
-    history: list[dict[str, float]],
     bar: "tqdm[None]",
-) -> None:
-    """Train one member in place, to its best epoch by held-out quality."""
+) -> list[dict[str, float]]:
+    """Train one member in place, to its best epoch by held-out quality; returns what happened in each epoch."""
+    torch.set_num_threads(1)  # this worker's own setting
+    generator = torch.Generator().manual_seed(seed)
     rows = examples.fit_rows
     batch = min(config.batch_size, len(rows))
     steps, step = epochs * (len(rows) // batch), 0
     free = [member.log_scale, member.logit_bias]
     weights = [parameter for parameter in member.parameters() if all(parameter is not other for other in free)]
-    optimizer = torch.optim.AdamW(
-        [{"params": weights, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}], lr=config.lr
-    )
+    groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
+    optimizer = torch.optim.AdamW(groups, lr=config.lr, fused=True)
     best, best_epoch, best_state = -math.inf, 0, {}
+    history = []
     for epoch in range(epochs):
-        member.train()
         total = torch.zeros(())
-        shuffled = rows[torch.randperm(len(rows))]
+        shuffled = rows[torch.randperm(len(rows), generator=generator)]
         for start in range(0, len(rows) - batch + 1, batch):  # without the ragged last batch: it would weigh too much
-            chosen = shuffled[start : start + batch]
             for group in optimizer.param_groups:
                 group["lr"] = config.lr * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
-            loss = _loss(member, examples, chosen, config)
+            loss = _loss(member, examples, shuffled[start : start + batch], config, generator)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
             optimizer.step()
@@ -275,38 +282,52 @@ def _train_member(
             bar.update(epochs - epoch - 1)
             break
     member.load_state_dict(best_state)
+    return history
 
 
-def _loss(member: Member, examples: _Examples, rows: Tensor, config: AlignmentConfig) -> Tensor:
+def _loss(
+    member: Member, examples: _Examples, rows: Tensor, config: AlignmentConfig, generator: torch.Generator
+) -> Tensor:
     """The three terms of one batch; see :func:`train_alignment`."""
     scale = member.log_scale.exp().clamp(max=MAX_SCALE)
-    present, same = examples.present[rows], examples.same[rows]
-    inputs = examples.batch(rows)
-    tokens = _tokens(member, inputs)
-    loss = _cross_modal(member, tokens, present, same, scale[CROSS], config)
+    anchors, drawn = _draw_partners(examples, rows, generator) if config.behaviour_weight else (rows[:0], rows[:0])
+    n = len(rows)
+    everything = torch.cat([rows, drawn])  # one pass through the heads for both
+    inputs, present, same = examples.batch(everything), examples.present[everything], examples.same[rows]
+    tokens = _tokens(member, inputs, generator)
+    loss = _cross_modal(member, tokens[:n], present[:n], same, scale[CROSS], config)
 
-    fused = member.fuse(tokens, present)
-    again = tokens if tokens.shape[1] > 1 else _tokens(member, inputs)
-    view = member.fuse(again, _hide(present, config.modality_dropout))
-    not_negative = (same.unsqueeze(0) == same.unsqueeze(1)).all(dim=2)
-    weight = config.fusion_weight if tokens.shape[1] > 1 else 1.0
+    fused = member.fuse(tokens[:n], present[:n])
+    alone = tokens.shape[1] == 1
+    weight = 1.0 if alone else config.fusion_weight
     if weight:
-        loss = loss + weight * info_nce(fused, view, scale[VIEWS], not_negative)
+        again = _tokens(member, examples.batch(rows), generator) if alone else tokens[:n]
+        view = member.fuse(again, _hide(present[:n], config.modality_dropout, generator))
+        loss = loss + weight * info_nce(fused, view, scale[VIEWS], _not_negative(same, "all"))
 
-    if config.behaviour_weight and len(examples.partners):
-        low, high = examples.starts[rows], examples.starts[rows + 1]
-        bought = (high > low).nonzero().squeeze(1)
-        if len(bought) > 1:
-            offset = (torch.rand(len(bought)) * (high - low)[bought]).long()
-            drawn = examples.partners[low[bought] + offset]
-            theirs = _hide(examples.present[drawn], config.modality_dropout / 2)
-            positive = member.fuse(_tokens(member, examples.batch(drawn)), theirs)
-            anchors = rows[bought]
-            clash = (drawn.unsqueeze(0) == drawn.unsqueeze(1)) | (drawn.unsqueeze(0) == anchors.unsqueeze(1))
-            loss = loss + config.behaviour_weight * behaviour_loss(
-                fused[bought], positive, scale[BEHAVIOUR], examples.log_q[drawn], clash
-            )
+    if len(drawn) > 1:
+        positive = member.fuse(tokens[n:], _hide(present[n:], config.modality_dropout / 2, generator))
+        clash = (drawn.unsqueeze(0) == drawn.unsqueeze(1)) | (drawn.unsqueeze(0) == rows[anchors].unsqueeze(1))
+        loss = loss + config.behaviour_weight * behaviour_loss(
+            fused[anchors], positive, scale[BEHAVIOUR], examples.log_q[drawn], clash
+        )
     return loss
+
+
+def _draw_partners(examples: _Examples, rows: Tensor, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+    """For each of ``rows`` that was ever bought with something: its position, and one such item drawn evenly."""
+    low, high = examples.starts[rows], examples.starts[rows + 1]
+    anchors = (high > low).nonzero().squeeze(1)
+    offset = (torch.rand(len(anchors), generator=generator) * (high - low)[anchors]).long()
+    return anchors, examples.partners[low[anchors] + offset]
+
+
+def _not_negative(same: Tensor, which: str) -> Tensor | None:
+    """Which pairs of rows have equal vectors in "any" or "all" of the columns of ``same`` [batch, m]; None if none."""
+    equal = [column.unsqueeze(0) == column.unsqueeze(1) for column in same.T if len(column.unique()) < len(column)]
+    if which == "all":
+        return torch.stack(equal).all(dim=0) if len(equal) == same.shape[1] else None
+    return torch.stack(equal).any(dim=0) if equal else None
 
 
 def _cross_modal(
@@ -319,8 +340,8 @@ def _cross_modal(
             both = (present[:, left] & present[:, right]).nonzero().squeeze(1)
             if len(both) < 2:
                 continue
-            a, b, equal = tokens[both, left], tokens[both, right], same[both][:, [left, right]]
-            not_negative = (equal.unsqueeze(0) == equal.unsqueeze(1)).any(dim=2)
+            a, b = tokens[both, left], tokens[both, right]
+            not_negative = _not_negative(same[both][:, [left, right]], "any")
             losses.append(
                 info_nce(a, b, scale, not_negative)
                 if config.loss == "info_nce"
@@ -329,18 +350,18 @@ def _cross_modal(
     return torch.stack(losses).mean() if losses else tokens.new_zeros(())
 
 
-def _tokens(member: Member, inputs: dict[str, Tensor]) -> Tensor:
+def _tokens(member: Member, inputs: dict[str, Tensor], generator: torch.Generator) -> Tensor:
     with torch.autocast("cpu", dtype=torch.bfloat16, enabled=_bfloat16_is_fast()):
-        return member.tokens(inputs)
+        return member.tokens(inputs, generator)
 
 
 def _bfloat16_is_fast() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported())
 
 
-def _hide(present: Tensor, chance: float) -> Tensor:
+def _hide(present: Tensor, chance: float, generator: torch.Generator) -> Tensor:
     """Hide each modality with this chance; a row that would lose all keeps what it had."""
-    kept = present & (torch.rand(present.shape) >= chance)
+    kept = present & (torch.rand(present.shape, generator=generator) >= chance)
     return torch.where(kept.any(dim=1, keepdim=True), kept, present)
 
 
@@ -350,7 +371,6 @@ def _quality(member: Member, examples: _Examples) -> float:
     Each is taken among the held-out items only, then averaged over the objectives there are; NaN where there are none.
     """
     rows = examples.watch_rows
-    member.eval()
     scores = []
     with torch.inference_mode():
         tokens = member.tokens(examples.batch(rows))
