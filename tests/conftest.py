@@ -54,9 +54,7 @@ def blank_engine(request: pytest.FixtureRequest) -> Iterator[Engine]:
 def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A migrated SQLite file, to be copied: quicker than migrating for every test."""
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
-    engine = open_database(f"sqlite:///{path}")
-    upgrade_database(engine)
-    engine.dispose()  # the last connection to close folds the write-ahead log into the file
+    _migrate(f"sqlite:///{path}")
     return path
 
 
@@ -94,9 +92,7 @@ def postgresql_server() -> Iterator[Callable[..., DatabaseJanitor]]:
                 return DatabaseJanitor(user="postgres", host=str(folder), port=5432, dbname=name, **settings)
 
             with database(TEMPLATE, as_template=True) as template:
-                engine = open_database(_postgresql_url(template))
-                upgrade_database(engine)
-                engine.dispose()
+                _migrate(_postgresql_url(template))
                 yield database
         finally:
             run("pg_ctl", "stop", "-m", "immediate")
@@ -151,6 +147,14 @@ def one_row_of_each_table() -> list[tables.Base]:
         tables.Experiment(name="x1", variants=[{"name": "a", "release": "v1", "share": 1.0}], started_at=noon),
         tables.ApiKey(key_hash="0" * 64, name="storefront", scopes=["read"], created_at=noon),
     ]
+
+
+def _migrate(url: str) -> None:
+    engine = open_database(url)
+    try:
+        upgrade_database(engine)
+    finally:
+        engine.dispose()  # SQLite's last connection to close folds the write-ahead log into the file
 
 
 def _open(request: pytest.FixtureRequest, stack: ExitStack, kind: str, migrated: bool) -> Engine:
