@@ -53,7 +53,7 @@ def create_app(
         engine = open_database(settings.database)
 
         def warm_up(live: Live) -> None:
-            recommend(live.release, [Request(requested_at=settings.now())], available=live.available)
+            recommend(live.release, [Request(requested_at=live.earliest(settings.now()))], available=live.available)
 
         service = Service(
             settings=settings,

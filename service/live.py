@@ -30,6 +30,13 @@ class Live:
     available: np.ndarray  # bool [n_items]: in stock now, by the database; changed in place
     version: str
 
+    def earliest(self, now: datetime) -> datetime:
+        """``now``, or the release's data cut-off where that is later: our clock is behind that of the night.
+
+        A request path that refuses to know the future would answer nothing until the clocks agree.
+        """
+        return max(now, self.release.manifest.data_cutoff)
+
 
 class LiveRelease:
     """Holds the :class:`Live` that answers, or none, and replaces it whole.

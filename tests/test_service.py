@@ -9,11 +9,12 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_shop import ITEM_IDS, ids, items, publish, serve, settings_for
+from service_shop import CUTOFF, ITEM_IDS, ids, items, publish, serve, settings_for
 from sqlalchemy import Engine, func, select, text
 
 from recsys.data.store import insert_events, put_items
 from recsys.data.tables import Event, Item, Recommendation
+from service.app import create_app
 from service.deps import Service
 from service.newest import newest_items
 from service.slate_log import SlateLog
@@ -143,11 +144,12 @@ def test_what_was_given_or_ever_bought_can_be_left_out(shop: Engine) -> None:
     # Bought first, then looked at much more than a history holds.
     bought = [event(n, f"red-{n:02}", "purchase", timestamp="2026-03-01T10:00:00Z") for n in range(3)]
     seen = [event(100 + n, f"red-{n:02}", timestamp="2026-03-02T10:00:00Z") for n in range(10)]
+    before = [event(200, "red-03", "purchase", user_id="u1", session_id="s0")]
     with serve(shop, settings_for(shop, history_limit=5)) as (client, _):
-        post(client, "/v1/events", events=bought + seen)
-        asked = {"session_id": "s1", "limit": 60, "exclude_item_ids": ["red-20", "blue-20"]}
+        post(client, "/v1/events", events=before + bought + seen)
+        asked = {"user_id": "u1", "session_id": "s1", "limit": 60, "exclude_item_ids": ["red-20", "blue-20"]}
         without = post(client, "/v1/recommendations", **asked, exclude_purchased=True)
-        assert set(ids(without)) == set(ITEM_IDS) - {"red-00", "red-01", "red-02", "red-20", "blue-20"}
+        assert set(ids(without)) == set(ITEM_IDS) - {f"red-{n:02}" for n in range(4)} - {"red-20", "blue-20"}
         with_bought = post(client, "/v1/recommendations", **asked)
         assert set(ids(with_bought)) == set(ITEM_IDS) - {"red-20", "blue-20"}
 
@@ -506,6 +508,19 @@ def test_a_history_that_cannot_be_read_costs_no_answer(running: tuple[TestClient
     assert len(answer["items"]) == 12
     for part in ("history", "purchases"):
         assert service.metrics.registry.get_sample_value("recsys_broken_parts_total", {"part": part}) == 1
+
+
+def test_a_clock_behind_that_of_the_night_costs_no_answer(sqlite_shop: Engine) -> None:
+    with serve(sqlite_shop, settings_for(sqlite_shop, as_of=CUTOFF - timedelta(minutes=3))) as (client, _):
+        assert post(client, "/v1/recommendations", placement="product", item_ids=["red-01"])["release"] is not None
+
+
+def test_what_nobody_expected_is_a_problem_too(sqlite_shop: Engine) -> None:
+    app = create_app(settings_for(sqlite_shop))
+    app.add_api_route("/broken", lambda: 1 / 0)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        came = problem(client.get("/broken"), 500, "internal")
+        assert "division" not in came["detail"]
 
 
 def test_a_database_that_is_away_is_a_503_where_it_is_needed(sqlite_running: tuple[TestClient, Service]) -> None:

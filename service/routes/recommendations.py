@@ -3,10 +3,11 @@
 import logging
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TypeVar
 
 from fastapi import APIRouter
-from sqlalchemy import select
+from sqlalchemy import or_, select
 
 from recsys.data.load import load_user_history
 from recsys.data.tables import Event
@@ -66,6 +67,7 @@ def _slate(service: Service, request: Request) -> Slate:
     live = service.live.current
     if live is not None:
         try:
+            request = replace(request, requested_at=live.earliest(request.requested_at))
             return service.recommend(live.release, [request], available=live.available)[0]
         except Exception:  # whatever broke, the shop's page still gets items
             service.metrics.broken_parts.labels("recommend").inc()
@@ -80,10 +82,16 @@ def _history(service: Service, body: RecommendationsRequest) -> list[Interaction
 
 def _purchased(service: Service, body: RecommendationsRequest) -> list[str]:
     """All that the shopper ever bought: a history's last events may not reach back to it."""
-    who = Event.user_id == body.user_id if body.user_id is not None else Event.session_id == body.session_id
-    query = select(Event.item_id).distinct().where(who, Event.event_type == "purchase", Event.item_id.is_not(None))
+    known = [
+        column == value
+        for column, value in ((Event.user_id, body.user_id), (Event.session_id, body.session_id))
+        if value is not None
+    ]
+    if not known:
+        return []
+    query = select(Event.item_id).distinct().where(or_(*known), Event.event_type == "purchase")
     with service.engine.connect() as connection:
-        return list(connection.scalars(query))
+        return [item_id for item_id in connection.scalars(query) if item_id is not None]
 
 
 def _or_else(service: Service, part: str, load: Callable[[], T], otherwise: T) -> T:
