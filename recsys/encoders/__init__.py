@@ -33,7 +33,7 @@ ENCODERS: dict[str, Callable[[Any], Encoder]] = {
     "image": load_image_encoder,
     "text": load_text_encoder,
 }
-"""Modality → constructor, which takes that modality's config. The networks by name stand at the end of models.py."""
+"""Modality → constructor, from that modality's config. Networks by name: image_networks.py and text_networks.py."""
 
 __all__ = [
     "ENCODERS",

@@ -169,19 +169,20 @@ def _run(jobs: Iterator[Job], threads: int) -> Iterator[EncodedBatch]:
     """Results of the jobs in their order, a few ahead of the one that is waited for."""
     import torch
 
-    before = torch.get_num_threads()
+    from recsys.encoders.weights import one_thread
+
     pool = ThreadPoolExecutor(threads, "encode", initializer=lambda: torch.set_num_threads(1))
     running: deque[Future[EncodedBatch]] = deque()
-    try:
-        for job in jobs:
-            running.append(pool.submit(job))
-            if len(running) > 2 * threads:
+    with one_thread():
+        try:
+            for job in jobs:
+                running.append(pool.submit(job))
+                if len(running) > 2 * threads:
+                    yield running.popleft().result()
+            while running:
                 yield running.popleft().result()
-        while running:
-            yield running.popleft().result()
-    finally:
-        pool.shutdown(wait=True, cancel_futures=True)
-        torch.set_num_threads(before)
+        finally:
+            pool.shutdown(wait=True, cancel_futures=True)
 
 
 def usable_cores() -> int:

@@ -1,12 +1,13 @@
 """Pictures → vectors: ``encode_images``, and the encoder that a service loads to embed one photo."""
 
 import hashlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import Lock
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -21,13 +22,13 @@ from recsys.encoders.encode import (
     parse_model_name,
     usable_cores,
 )
-from recsys.encoders.pictures import fit_square, read_bytes, read_picture
+from recsys.encoders.pictures import read_bytes, read_picture
 from recsys.errors import UnreadableImage
 
 if TYPE_CHECKING:
-    from recsys.encoders.models import ImageNetwork
+    from recsys.encoders.image_networks import ImageNetwork
 
-PREPARATION = "square-1"  # part of the fingerprint: change it when pictures.py gives other pixels
+PREPARATION = "square-1"  # part of the fingerprint: change it when prepare() gives other pixels
 
 
 @dataclass(frozen=True)
@@ -56,14 +57,15 @@ class ImageEncoder:
     """
 
     def __init__(self, network: "ImageNetwork", config: ImageEncoderConfig) -> None:
-        from recsys.encoders import models
+        from recsys.encoders import image_networks
+        from recsys.encoders.weights import resolve_precision
 
         self._network = network
-        self._models = models
-        self.precision = models.resolve_precision(config.precision)
+        self._networks = image_networks
+        precision = resolve_precision(config.precision)
         self.dim = network.dim
         self.size = network.size
-        self.batch = models.IMAGE_BATCH
+        self.batch = image_networks.BATCH
         self.classifier = network.classifier
         self.description: dict[str, object] = {
             "weights_sha256": network.weights_sha256,
@@ -71,11 +73,14 @@ class ImageEncoder:
             "mean": network.mean,
             "std": network.std,
             "resample": network.resample.name,
+            "crop": network.crop,
             "preparation": PREPARATION,
-            "precision": self.precision,
+            "precision": precision,
         }
         self.fingerprint = fingerprint_of(self.description)
-        self._model = models.fast_image_model(network, self.precision)
+        self._precision = precision
+        self._model: Callable[[Any], Any] | None = None
+        self._lock = Lock()
 
     def prepare(self, data: bytes) -> npt.NDArray[np.uint8]:
         """The bytes of a picture file → uint8 [size, size, 3].
@@ -83,11 +88,15 @@ class ImageEncoder:
         Raises:
             UnreadableImage: they are not a picture we accept.
         """
-        return fit_square(read_picture(data, self.size), self.size, self._network.resample)
+        picture = read_picture(data, self.size)
+        return self._networks.fit_square(picture, self.size, self._network.resample, self._network.crop)
 
     def encode(self, pixels: npt.NDArray[np.uint8]) -> npt.NDArray[np.float32]:
         """Prepared pictures, uint8 [n, size, size, 3] → float32 [n, dim], as the network gives them."""
-        return self._models.run_images(self._model, self._network, pixels)
+        with self._lock:
+            if self._model is None:  # not before it is needed: a night may find everything in the cache
+                self._model = self._networks.fast_image_model(self._network, self._precision)
+        return self._networks.run_images(self._model, self._network, pixels)
 
 
 def load_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
@@ -97,10 +106,12 @@ def load_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
         ConfigError: the name has no known form.
         EncoderError: the weights are missing, or not the expected ones.
     """
-    from recsys.encoders.models import IMAGE_NETWORKS
+    from recsys.encoders.image_networks import IMAGE_NETWORKS
+    from recsys.encoders.weights import one_thread
 
     scheme, name = parse_model_name(config.model, list(IMAGE_NETWORKS), otherwise="timm")
-    return ImageEncoder(IMAGE_NETWORKS[scheme](name), config)
+    with one_thread():
+        return ImageEncoder(IMAGE_NETWORKS[scheme](name), config)
 
 
 def encode_images(

@@ -1,4 +1,4 @@
-"""Bytes of unknown origin → a square RGB picture, or an UnreadableImage that says what was wrong.
+"""Bytes of unknown origin → an RGB picture, or an UnreadableImage that says what was wrong.
 
 A picture is checked before it is decoded: its size in bytes, its format by content (never by name), its size in
 pixels. Everything a shop may send is then brought to one form: 8-bit RGB, upright, first frame, transparency on white.
@@ -8,7 +8,6 @@ import io
 from pathlib import Path
 
 import numpy as np
-import numpy.typing as npt
 from PIL import Image, ImageOps
 
 from recsys.errors import UnreadableImage
@@ -96,29 +95,3 @@ def _to_rgb(picture: Image.Image) -> Image.Image:
         page.paste(layer, mask=layer.getchannel("A"))
         return page
     return picture.convert("RGB")
-
-
-def fit_square(picture: Image.Image, size: int, resample: Image.Resampling) -> npt.NDArray[np.uint8]:
-    """Resize so that the whole picture fits, and fill up to a square with the colour of its border.
-
-    A product photo is often portrait, with the garment from edge to edge: cropping to a square, as ImageNet's recipe
-    does, would cut off sleeves and hems. The fill is the median of the border, so that a plain background goes on.
-
-    Args:
-        picture: RGB, any shape.
-        size: side of the square, pixels.
-        resample: Pillow's filter.
-    Returns:
-        uint8 [size, size, 3].
-    """
-    scale = size / max(picture.size)
-    width, height = (max(1, round(side * scale)) for side in picture.size)
-    pixels = np.asarray(picture.resize((width, height), resample))
-    if (width, height) == (size, size):
-        return pixels
-    edges = (pixels[0], pixels[-1], pixels[:, 0], pixels[:, -1])
-    square = np.empty((size, size, 3), np.uint8)
-    square[:] = np.median(np.concatenate(edges), axis=0).astype(np.uint8)
-    top, left = (size - height) // 2, (size - width) // 2
-    square[top : top + height, left : left + width] = pixels
-    return square

@@ -16,7 +16,7 @@ from recsys.encoders.cache import VectorCache
 from recsys.encoders.encode import Encoded, EncodedBatch, Job, encode_cached, fingerprint_of, parse_model_name
 
 if TYPE_CHECKING:
-    from recsys.encoders.models import TextNetwork
+    from recsys.encoders.text_networks import TextNetwork
 
 BATCH_TOKENS = 512  # in one matrix product; more gains nothing and leaves the second-level cache
 WIDTH_STEP = 8  # texts are padded to a multiple of this and share batches with their like
@@ -48,10 +48,10 @@ class TextEncoder:
     """
 
     def __init__(self, network: "TextNetwork", precision: str) -> None:
-        from recsys.encoders import models
+        from recsys.encoders import text_networks
 
         self._network = network
-        self._models = models
+        self._networks = text_networks
         self.dim = network.dim
         self.description: dict[str, object] = {
             "weights_sha256": network.weights_sha256,
@@ -75,7 +75,7 @@ class TextEncoder:
 
     def encode_tokens(self, rows: list[list[int]], width: int) -> npt.NDArray[np.float32]:
         """Token ids, none longer than ``width`` → float32 [n, dim], as the network gives them."""
-        return self._models.run_texts(self._network, rows, width)
+        return self._networks.run_texts(self._network, rows, width)
 
     def encode(self, texts: Sequence[str]) -> npt.NDArray[np.float32]:
         """A few texts at once, such as a query → float32 [n, dim], as the network gives them."""
@@ -90,11 +90,13 @@ def load_text_encoder(config: TextEncoderConfig) -> TextEncoder:
         ConfigError: the name has no known form.
         EncoderError: the weights are missing, or not the expected ones.
     """
-    from recsys.encoders.models import TEXT_NETWORKS, resolve_precision
+    from recsys.encoders.text_networks import TEXT_NETWORKS
+    from recsys.encoders.weights import one_thread, resolve_precision
 
     precision = resolve_precision(config.precision)
     scheme, name = parse_model_name(config.model, list(TEXT_NETWORKS), otherwise="hf")
-    return TextEncoder(TEXT_NETWORKS[scheme](name, config.max_tokens, precision), precision)
+    with one_thread():
+        return TextEncoder(TEXT_NETWORKS[scheme](name, config.max_tokens, precision), precision)
 
 
 def encode_texts(
