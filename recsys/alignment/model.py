@@ -15,6 +15,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -286,7 +287,7 @@ def load_aligner(path: Path | str) -> Aligner:
         ensemble = Ensemble(shape)
         ensemble.load_state_dict(load_file(str(folder / "aligner.safetensors")))
         return Aligner(ensemble, about["history"])
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError) as error:
+    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ReleaseError(
             f"{folder}: expected a saved aligner (aligner.json, aligner.safetensors): {error}"
         ) from error

@@ -299,7 +299,7 @@ def _loss(
 
     fused = member.fuse(tokens[:n], present[:n])
     alone = tokens.shape[1] == 1
-    weight = 1.0 if alone else config.fusion_weight
+    weight = 1.0 if alone and not len(drawn) else config.fusion_weight  # alone without purchases it is all there is
     if weight:
         again = _tokens(member, examples.batch(rows), generator) if alone else tokens[:n]
         view = member.fuse(again, _hide(present[:n], config.modality_dropout, generator))
