@@ -8,11 +8,13 @@ and the next run encodes nothing twice.
 """
 
 import argparse
+import fcntl
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -35,8 +37,9 @@ from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.load import load_items, load_reviews
 from recsys.data.releases import publish_release, record_release
+from recsys.data.runs import finish_run, start_run
 from recsys.data.split import Split, temporal_split
-from recsys.errors import RecsysError, SchemaError
+from recsys.errors import ConfigError, RecsysError, SchemaError
 from recsys.evaluation.compare import Comparison, compare_all
 from recsys.evaluation.requests import build_requests
 from recsys.histories import read_interactions
@@ -65,9 +68,27 @@ def retrain(config: NightConfig, *, publish: bool = True, progress: bool = True)
         ConfigError: the events all have the same time.
     """
     stages = Stages(progress)
+    engine = open_database(config.paths.database)
+    upgrade_database(engine)
+    with _only_one_night(Path(config.paths.releases)):
+        run_id = start_run(engine, "retrain", config.for_manifest())
+        try:
+            saved = _night(engine, config, stages)
+        except Exception as error:
+            finish_run(
+                engine, run_id, [asdict(stage) for stage in stages.done], error=f"{type(error).__name__}: {error}"
+            )
+            raise
+        version = saved.manifest.version
+        finish_run(engine, run_id, [asdict(stage) for stage in stages.done], release=version)
+        if publish:
+            publish_release(engine, version)
+    engine.dispose()
+    return saved
+
+
+def _night(engine: Engine, config: NightConfig, stages: Stages) -> Release:
     with stages.stage("read the database and the log"):
-        engine = open_database(config.paths.database)
-        upgrade_database(engine)
         append_to_log(engine, config.paths.events)
         items, reviews = load_items(engine), load_reviews(engine)
         events = scan_events(config.paths.events).collect()
@@ -90,8 +111,26 @@ def retrain(config: NightConfig, *, publish: bool = True, progress: bool = True)
         folder = Path(config.paths.releases) / saved.manifest.version
     facts = replace(facts, stages=stages.done, data=_data_facts(shop, encoded), aligner=aligner)
     write_night_report(saved, folder / "report.html", facts, verdict.comparisons, items, config)
-    _record(engine, saved, folder, publish)
+    _record(engine, saved, folder)
     return saved
+
+
+@contextmanager
+def _only_one_night(releases: Path) -> Iterator[None]:
+    """Hold the lock of ``releases``, and clear away what a night that was killed left half written.
+
+    Raises:
+        ConfigError: another night is at work there. The lock goes with the process, however it ends.
+    """
+    releases.mkdir(parents=True, exist_ok=True)
+    with (releases / ".lock").open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError as error:
+            raise ConfigError(f"{releases}: expected no other night at work here, came one: wait for it") from error
+        for draft in releases.glob(".draft-*"):
+            shutil.rmtree(draft, ignore_errors=True)
+        yield
 
 
 def _read_shop(items: pl.DataFrame, reviews: pl.DataFrame, events: pl.DataFrame) -> Shop:
@@ -143,7 +182,7 @@ def _save(release: Release, aligner: Aligner, verdict: Verdict, config: NightCon
     return save_release(replace(release, manifest=manifest), Path(config.paths.releases), aligner.save)
 
 
-def _record(engine: Engine, saved: Release, folder: Path, publish: bool) -> None:
+def _record(engine: Engine, saved: Release, folder: Path) -> None:
     manifest = saved.manifest
     record_release(
         engine,
@@ -153,8 +192,6 @@ def _record(engine: Engine, saved: Release, folder: Path, publish: bool) -> None
         checksum=manifest.version.rsplit("-", 1)[1],
         metrics=dict(manifest.metrics),
     )
-    if publish:
-        publish_release(engine, manifest.version)
 
 
 def _data_facts(shop: Shop, encoded: EncodedShop) -> dict[str, int]:
