@@ -12,16 +12,19 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recsys.errors import SchemaError
 from recsys.request import Request
-from recsys.schema import EVENT_TYPES
+from recsys.schema import EVENT_TYPES, HISTORY_EVENT_TYPES
 
 EVENT_CODE = {name: code for code, name in enumerate(EVENT_TYPES)}
 PURCHASE = EVENT_CODE["purchase"]
-# An impression was our choice and a search names no item: neither says what the shopper wants.
-_SILENT = frozenset({"impression", "search", "remove-from-cart"})
-SILENT_CODES = tuple(EVENT_CODE[name] for name in sorted(_SILENT))
+_SILENT = frozenset(EVENT_TYPES) - frozenset(HISTORY_EVENT_TYPES)
 # How a page's own items enter the history: as if just seen, or just put into the cart.
-_CONTEXT_EVENT = {"home": "detail-page-view", "product": "detail-page-view", "cart": "add-to-cart"}
+_CONTEXT_CODE = {
+    "home": EVENT_CODE["detail-page-view"],
+    "product": EVENT_CODE["detail-page-view"],
+    "cart": EVENT_CODE["add-to-cart"],
+}
 
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY = timedelta(days=1)
@@ -83,6 +86,9 @@ def read_histories(requests: Sequence[Request], row_of: Mapping[str, int], limit
 
     Events later than ``requested_at`` count as happening at it (clocks of a shop differ); unknown items, impressions,
     searches and removals are passed over.
+
+    Raises:
+        SchemaError: an event type or a placement that nobody declared.
     """
     offsets = np.zeros(len(requests) + 1, np.int64)
     rows: list[int] = []
@@ -96,9 +102,9 @@ def read_histories(requests: Sequence[Request], row_of: Mapping[str, int], limit
             if row is None or event.event_type in _SILENT:
                 continue
             rows.append(row)
-            types.append(EVENT_CODE[event.event_type])
+            types.append(_code(EVENT_CODE, event.event_type, "event_type"))
             ages.append(max((now - event.timestamp) / _DAY, 0.0))
-        context_type = EVENT_CODE[_CONTEXT_EVENT[request.placement]]
+        context_type = _code(_CONTEXT_CODE, request.placement, "placement")
         for item_id in request.item_ids:
             row = row_of.get(item_id)
             if row is not None:
@@ -116,6 +122,12 @@ def read_histories(requests: Sequence[Request], row_of: Mapping[str, int], limit
         age_days=np.array(ages, np.float32),
         requested_at_days=np.array([days_since_epoch(request.requested_at) for request in requests], np.float64),
     )
+
+
+def _code(codes: Mapping[str, int], came: str, what: str) -> int:
+    if came not in codes:
+        raise SchemaError(f"{what}: expected one of {list(codes)}, came {came!r}")
+    return codes[came]
 
 
 @dataclass(frozen=True, slots=True)
@@ -159,7 +171,13 @@ def read_interactions(events: pl.DataFrame, item_ids: Sequence[str]) -> Interact
     known = (
         events.lazy()
         .filter(~pl.col("event_type").is_in(sorted(_SILENT)))
-        .with_columns(shopper=pl.coalesce("user_id", "session_id", "event_id"))
+        .with_columns(  # a session may have the id of some user, and is still somebody else
+            shopper=pl.coalesce(
+                pl.lit("user ") + pl.col("user_id"),
+                pl.lit("session ") + pl.col("session_id"),
+                pl.lit("event ") + pl.col("event_id"),
+            )
+        )
         .join(rows.lazy(), on="item_id", maintain_order="left")
         .with_columns(
             shopper_code=pl.col("shopper").rank("dense").cast(pl.Int32) - 1,

@@ -84,7 +84,7 @@ def fit_retrieval(
         embeddings=embeddings,
         tower=tower,
         tables=count_tables(events, n_items, tables)
-        | {"content": content_table(embeddings, item_index.search, min(tables.neighbours, 50))},
+        | {"content": content_table(embeddings, item_index.search_many, min(tables.neighbours, 50))},
         trending=trending,
         trending_rows=order[trending[order] > 0],
         newest=newest_rows(created_at_days, as_of_days),

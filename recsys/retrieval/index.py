@@ -10,6 +10,8 @@ import numpy as np
 from recsys.errors import ReleaseError
 from recsys.histories import Float32, Int32
 
+FEW_QUERIES = 16  # below the number at which any version of Faiss turns to a matrix product
+
 
 @dataclass(frozen=True)
 class IndexConfig:
@@ -17,7 +19,7 @@ class IndexConfig:
 
     Attributes:
         exact_up_to: items; up to here an exact scan is fast enough (64-d: about 0.1 ms per 10,000).
-        memory_mib: budget of the vectors; beyond it they are product-quantised to 1 byte per 2 dimensions.
+        memory_mib: budget of the vectors; beyond it they are product-quantised to about 1 byte per 2 dimensions.
         min_recall: share of the true 100 nearest that the index must find on a sample; nprobe is doubled until it does.
         seed: of the sample and of k-means.
     """
@@ -45,7 +47,10 @@ class ItemIndex:
     recall: float
 
     def search(self, queries: Float32, k: int) -> tuple[Int32, Float32]:
-        """The ``k`` nearest items of each query.
+        """The ``k`` nearest items of each query; a query gets the same bits alone and in any batch.
+
+        Faiss picks its kernel, and with it the rounding, by the number of queries and of threads: so it is asked here
+        on one thread and a few at a time. That is also what is quickest for the few queries of one request.
 
         Args:
             queries: float32 [q, d].
@@ -53,6 +58,19 @@ class ItemIndex:
         Returns:
             rows int32 [q, k] (-1 where fewer exist) and inner products float32 [q, k] (0 beside a -1), best first.
         """
+        queries = np.ascontiguousarray(queries, np.float32)
+        threads = faiss.omp_get_max_threads()
+        faiss.omp_set_num_threads(1)
+        try:
+            parts = [self.search_many(queries[i : i + FEW_QUERIES], k) for i in range(0, len(queries), FEW_QUERIES)]
+        finally:
+            faiss.omp_set_num_threads(threads)
+        if len(parts) == 1:
+            return parts[0]
+        return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
+
+    def search_many(self, queries: Float32, k: int) -> tuple[Int32, Float32]:
+        """The same for thousands of queries, on all threads: quicker, but the last bits depend on the batch."""
         scores, rows = self.index.search(np.ascontiguousarray(queries, np.float32), k)
         return rows.astype(np.int32), np.where(rows < 0, 0, scores).astype(np.float32)
 
@@ -97,7 +115,8 @@ def build_index(item_ids: Sequence[str], embeddings: Float32, config: IndexConfi
     coarse = faiss.IndexFlatIP(dim)
     index: faiss.IndexIVF
     if quantised:
-        index = faiss.IndexIVFPQ(coarse, dim, lists, dim // 2, 8, faiss.METRIC_INNER_PRODUCT)
+        codes = max(size for size in range(1, max(dim // 2, 1) + 1) if dim % size == 0)  # bytes; must divide the width
+        index = faiss.IndexIVFPQ(coarse, dim, lists, codes, 8, faiss.METRIC_INNER_PRODUCT)
     else:
         index = faiss.IndexIVFFlat(coarse, dim, lists, faiss.METRIC_INNER_PRODUCT)
     index.cp.seed = config.seed
@@ -108,8 +127,9 @@ def build_index(item_ids: Sequence[str], embeddings: Float32, config: IndexConfi
     index.nprobe = max(8, lists // 128)
     recall = _measured_recall(index, vectors, rows, rng)
     # Quantised codes have a ceiling of their own, so more probes stop helping: give up at a quarter of the lists.
-    while recall < config.min_recall and index.nprobe < lists // 4:
-        index.nprobe *= 2
+    most = lists // 4 if quantised else lists
+    while recall < config.min_recall and index.nprobe < most:
+        index.nprobe = min(2 * index.nprobe, most)
         recall = _measured_recall(index, vectors, rows, rng)
     return ItemIndex(item_ids, index, "ivf-pq" if quantised else "ivf", recall)
 

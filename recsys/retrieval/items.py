@@ -135,7 +135,7 @@ def content_table(embeddings: Float32, search: NearestItems, k: int) -> ItemTabl
 
     Args:
         embeddings: float32 [n, d], unit norm or all zero.
-        search: ItemIndex.search.
+        search: ItemIndex.search_many.
     """
     present = np.flatnonzero(np.any(embeddings != 0, axis=1))
     table = empty_table(len(embeddings))

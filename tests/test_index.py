@@ -1,0 +1,110 @@
+"""The index finds what an exact scan finds, gives one query the same answer in any company, and survives the disk."""
+
+import faiss
+import numpy as np
+import pytest
+
+from recsys.errors import ReleaseError
+from recsys.retrieval.index import IndexConfig, build_index, load_index
+
+KINDS = {
+    "flat": IndexConfig(),
+    "ivf": IndexConfig(exact_up_to=100, min_recall=0.9),
+    "ivf-pq": IndexConfig(exact_up_to=100, memory_mib=0, min_recall=0.3),
+}
+
+
+def unit(rng, n, dim=64):
+    vectors = rng.normal(size=(n, dim))
+    return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+
+
+@pytest.fixture(scope="module")
+def embeddings():
+    """3000 items; fifty have no embedding, and three hundred differ by less than a float's rounding."""
+    rng = np.random.default_rng(0)
+    vectors = unit(rng, 3000)
+    vectors[500:800] = vectors[500] + rng.normal(0, 3e-8, (300, 64)).astype(np.float32)
+    vectors[100:150] = 0
+    return vectors
+
+
+@pytest.fixture(scope="module", params=list(KINDS))
+def index(request, embeddings):
+    return build_index([str(n) for n in range(len(embeddings))], embeddings, KINDS[request.param], threads=1)
+
+
+def test_each_kind_is_what_was_asked_for(index, embeddings):
+    rows, scores = index.search(embeddings[:50], 20)
+    assert index.kind in KINDS
+    assert index.recall >= KINDS[index.kind].min_recall
+    assert (rows.dtype, scores.dtype) == (np.int32, np.float32)
+    assert bool(np.all(np.diff(scores, axis=1) <= 0))
+    assert not np.isin(rows, np.arange(100, 150)).any()  # no embedding, not in it
+
+
+def test_flat_is_exact(embeddings):
+    index = build_index([], embeddings, KINDS["flat"], threads=1)
+    queries = unit(np.random.default_rng(1), 40)
+    rows, scores = index.search(queries, 10)
+    exact = queries @ embeddings.T
+    assert index.recall == 1.0
+    assert scores == pytest.approx(-np.sort(-exact, axis=1)[:, :10], abs=1e-6)
+    assert np.take_along_axis(exact, rows.astype(np.int64), axis=1) == pytest.approx(scores, abs=1e-6)
+
+
+@pytest.fixture(params=[1, 2])
+def faiss_threads(request):
+    """Faiss set to this many threads, as a night or a service may have left it."""
+    before = faiss.omp_get_max_threads()
+    faiss.omp_set_num_threads(request.param)
+    yield request.param
+    faiss.omp_set_num_threads(before)
+
+
+def test_a_query_gets_the_same_bits_alone_and_in_any_company(embeddings, index, faiss_threads):
+    rng = np.random.default_rng(2)
+    queries = np.concatenate([embeddings[500:600], unit(rng, 2000)])
+    rows, scores = index.search(queries, 60)
+    for size in (1, 3, 19, 20, 21, 200):
+        parts = [index.search(queries[start : start + size], 60) for start in range(0, 200, size)]
+        assert np.array_equal(np.concatenate([part[0] for part in parts])[:200], rows[:200])
+        assert np.array_equal(np.concatenate([part[1] for part in parts])[:200], scores[:200])
+    assert faiss.omp_get_max_threads() == faiss_threads
+
+
+def test_fewer_items_than_asked_for_are_padded():
+    index = build_index(list("abc"), np.eye(3, dtype=np.float32)[:, :2], IndexConfig(), threads=1)
+    rows, scores = index.search(np.array([[1, 0]], np.float32), 4)
+    assert rows.tolist() == [[0, 1, -1, -1]]  # the third has no embedding
+    assert scores.tolist() == [[1, 0, 0, 0]]
+
+
+def test_an_index_of_nothing_finds_nothing():
+    index = build_index(list("ab"), np.zeros((2, 4), np.float32), IndexConfig(), threads=1)
+    assert index.search(np.ones((3, 4), np.float32), 2)[0].tolist() == [[-1, -1]] * 3
+
+
+def test_it_comes_back_from_disk_with_the_same_answers(index, embeddings, tmp_path):
+    index.save(tmp_path / "index.faiss")
+    loaded = load_index(tmp_path / "index.faiss", index.item_ids, index.kind, index.recall)
+    queries = unit(np.random.default_rng(3), 30)
+    for came, expected in zip(loaded.search(queries, 50), index.search(queries, 50)):
+        assert np.array_equal(came, expected)
+    assert (loaded.kind, loaded.recall) == (index.kind, index.recall)
+
+
+def test_something_else_than_an_index_is_refused(tmp_path):
+    path = tmp_path / "index.faiss"
+    path.write_bytes(b"not an index at all")
+    with pytest.raises(ReleaseError, match=r"index\.faiss: expected a Faiss index"):
+        load_index(path, [], "flat", 1.0)
+    with pytest.raises(ReleaseError, match="expected a Faiss index"):
+        load_index(tmp_path / "absent", [], "flat", 1.0)
+
+
+def test_product_quantisation_takes_any_width():
+    vectors = unit(np.random.default_rng(4), 600, dim=15)
+    index = build_index([], vectors, IndexConfig(exact_up_to=100, memory_mib=0, min_recall=0.1), threads=1)
+    assert index.kind == "ivf-pq"
+    assert index.search(vectors[:5], 3)[0].shape == (5, 3)
