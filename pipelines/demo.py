@@ -172,7 +172,7 @@ def _shoppers(engine: Engine, count: int, now: datetime) -> list[str]:
         .order_by(Event.user_id)
     )
     with engine.connect() as connection:
-        known = list(connection.scalars(lively))
+        known = [str(user_id) for user_id in connection.scalars(lively)]
     step = max(1, len(known) // max(count - 1, 1))
     return [*known[::step][: count - 1], "somebody-new"]
 

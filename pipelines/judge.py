@@ -1,49 +1,89 @@
-"""Ask a release the questions of a test window and score every answer, through recommend() like everybody."""
+"""Ask a release the questions of a test window, beside the two baselines, and hold every answer to one yardstick."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from pipelines.baselines import item_to_item, popularity
+from pipelines.evaluate import answer_requests
 from recsys.artifacts import Release
-from recsys.evaluation import metrics
+from recsys.evaluation.compare import Comparison
+from recsys.evaluation.metrics import PerUser
 from recsys.evaluation.requests import EvaluationSet
-from recsys.histories import Int32
-from recsys.recommend import recommend
+from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
+from recsys.histories import Int32, Interactions
 from recsys.request import Request
 
-PerUser = dict[str, np.ndarray]
+RELEASE = "release"  # what the release is called among the policies
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """How a release did on its test window.
+
+    Attributes:
+        release: the one that was judged.
+        questions: of the test window.
+        yardstick: what all policies were held to.
+        rows: policy → recommended rows, int32 [q, k].
+        scores: policy → metric → per-user values; the metric to decide on comes first.
+        comparisons: baseline → metric → the release compared with it.
+    """
+
+    release: Release
+    questions: EvaluationSet
+    yardstick: Yardstick
+    rows: Mapping[str, Int32]
+    scores: Mapping[str, Mapping[str, PerUser]]
+    comparisons: Mapping[str, Mapping[str, Comparison]]
+
+    @property
+    def means(self) -> dict[str, dict[str, float]]:
+        """Policy → metric → mean over the users for whom it is defined."""
+        return {
+            policy: {metric: float(np.nanmean(values)) for metric, values in scores.items()}
+            for policy, scores in self.scores.items()
+        }
 
 
 def recommended_rows(release: Release, requests: Sequence[Request], k: int) -> Int32:
-    """The slates of ``release`` as rows, int32 [q, k], -1 in an empty place.
-
-    Nothing is filtered by stock: what was in stock in the past is not known, and what is today must not leak into it.
-    """
-    everything = np.ones(len(release.item_ids), bool)
+    """The slates of ``release`` as rows, int32 [q, k], -1 in an empty place."""
     rows = np.full((len(requests), k), -1, np.int32)
-    for number, slate in enumerate(recommend(release, requests, available=everything)):
+    for number, slate in enumerate(answer_requests(release, requests)):
         mine = [release.rows[item.item_id] for item in slate.items[:k]]
         rows[number, : len(mine)] = mine
     return rows
 
 
-def score_rows(rows: Int32, questions: EvaluationSet, item_ids: Sequence[str], k: int) -> PerUser:
-    """Metric name → its value for each question, float [q]."""
-    offsets, relevant = questions.relevance(item_ids)
-    return metrics.accuracy_metrics(rows, offsets, relevant, k)
+def judge(release: Release, questions: EvaluationSet, past: Interactions, k: int, seed: int) -> Judgement:
+    """The release and the baselines on the same questions.
 
-
-def judge(release: Release, questions: EvaluationSet, k: int) -> tuple[dict[str, PerUser], dict[str, Int32]]:
-    """The release beside the two baselines, on the same questions.
-
-    Returns:
-        policy → metric → per-user values, and policy → recommended rows; the release is called "release".
+    Args:
+        release: fitted on events before the questions' window only.
+        questions: of the test window.
+        past: the events before it, for novelty.
+        k: places that count.
+        seed: of the bootstrap.
     """
+    yardstick = build_yardstick(
+        questions,
+        release.item_ids,
+        np.bincount(past.of_type("purchase").rows, minlength=len(release.item_ids)),
+        np.asarray(release.retrieval.embeddings),
+        release.tables.created_at_days,
+        k,
+    )
     requests = questions.requests
     rows = {
         "popularity": popularity(release, requests, k),
         "item to item": item_to_item(release, requests, k),
-        "release": recommended_rows(release, requests, k),
+        RELEASE: recommended_rows(release, requests, k),
     }
-    return {name: score_rows(each, questions, release.item_ids, k) for name, each in rows.items()}, rows
+    scores = {policy: yardstick.per_user(each) for policy, each in rows.items()}
+    comparisons = {
+        policy: compare_policies(theirs, scores[RELEASE], seed=seed)
+        for policy, theirs in scores.items()
+        if policy != RELEASE
+    }
+    return Judgement(release, questions, yardstick, rows, scores, comparisons)

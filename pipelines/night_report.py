@@ -1,90 +1,77 @@
 """What the night's page shows, gathered from what the night knows."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 
-from pipelines.judge import PerUser
+from pipelines.judge import Judgement
 from pipelines.night_config import NightConfig
 from pipelines.sheets import item_cards, make_sheet
 from recsys.alignment.model import Aligner
 from recsys.artifacts import Release
 from recsys.evaluation import metrics
-from recsys.evaluation.compare import Comparison
 from recsys.evaluation.report import ReportInput, Stage, night_report
 from recsys.evaluation.requests import EvaluationSet
 from recsys.evaluation.sheet import Sheet
-from recsys.histories import Int32
 from recsys.recommend import recommend, score_inputs
 from recsys.retrieval.retrieve import SOURCES
 
 DEPTHS = (5, 10, 20, 50, 100, 200)
 
 
-@dataclass(frozen=True)
-class NightFacts:
-    """What a night in progress collects for its page; see ReportInput for what becomes of it.
-
-    Attributes:
-        twin: the release that was judged.
-        questions: of the test window.
-        scores: policy → metric → per-user values.
-        rows: policy → recommended rows.
-        stages, data, aligner: of the finished night.
-    """
-
-    twin: Release
-    questions: EvaluationSet
-    scores: Mapping[str, PerUser]
-    rows: Mapping[str, Int32]
-    stages: Sequence[Stage] = ()
-    data: Mapping[str, int] = field(default_factory=dict)
-    aligner: Aligner | None = None
-
-
 def write_night_report(
     release: Release,
     path: Path,
-    facts: NightFacts,
-    comparisons: Mapping[str, Mapping[str, Comparison]],
+    judgement: Judgement,
+    aligner: Aligner,
     items: pl.DataFrame,
     config: NightConfig,
+    stages: Sequence[Stage],
+    data: Mapping[str, int],
 ) -> None:
     """Write the page, one file without outside resources.
 
     It holds timings, so it stands beside the files whose checksums make the version and is not one of them.
+
+    Args:
+        release: what is published.
+        path: of the page.
+        judgement: of its twin, which was fitted before the test window.
+        aligner: whose loss is drawn.
+        items: ITEMS, for the examples.
+        config: of the night.
+        stages: that ran, with their costs.
+        data: label → number, what went in.
     """
-    questions, n_items = facts.questions, len(release.item_ids)
-    segments = metrics.history_segments(questions.history_lengths)
+    questions, yardstick = judgement.questions, judgement.yardstick
     main = f"NDCG@{config.evaluation.k}"
-    ranker = release.ranker
     page = ReportInput(
         version=release.manifest.version,
         data_cutoff=release.manifest.data_cutoff,
         created_at=datetime.now(UTC),
         window=f"{questions.start:%-d %B} to {questions.end:%-d %B %Y}",
-        stages=facts.stages,
-        data=facts.data,
-        comparisons=comparisons,
-        catalogue={
-            policy: {"coverage": metrics.coverage(rows, n_items), "gini": metrics.gini(rows, n_items)}
-            for policy, rows in facts.rows.items()
-        },
-        alignment_loss=_loss_curves(facts.aligner) if facts.aligner else {},
-        feature_importance={} if ranker is None else ranker.importance(),
-        recall_by_candidates=recall_by_candidates(facts.twin, questions),
+        stages=stages,
+        data=data,
+        comparisons=judgement.comparisons,
+        catalogue={policy: yardstick.catalogue(rows) for policy, rows in judgement.rows.items()},
+        alignment_loss=_loss_curves(aligner),
+        feature_importance={} if release.ranker is None else release.ranker.importance(),
+        recall_by_candidates=recall_by_candidates(judgement.release, questions),
         ndcg_by_history={
-            policy: metrics.mean_by_segment(values[main], segments) for policy, values in facts.scores.items()
+            policy: metrics.mean_by_segment(scores[main], yardstick.history)
+            for policy, scores in judgement.scores.items()
         },
-        examples=_examples(facts, items, config),
+        examples=_examples(judgement, items, config),
         config=release.manifest.config,
         notes=[
             "The figures are those of a twin of this release: the same recipe, fitted before the test window.",
-            f"The ranker {'is LightGBM LambdaRank' if ranker else 'is missing: too few examples'}.",
+            "The ranker is LightGBM LambdaRank, trained on candidates as of earlier times."
+            if release.ranker
+            else "There is no ranker: too few examples to learn from. The order is that of retrieval.",
         ],
     )
     path.write_text(night_report(page))
@@ -119,14 +106,14 @@ def _loss_curves(aligner: Aligner) -> dict[str, list[float]]:
     return {"training": [each["loss"] for each in epochs], "held out": [each["quality"] for each in epochs]}
 
 
-def _examples(facts: NightFacts, items: pl.DataFrame, config: NightConfig) -> list[Sheet]:
+def _examples(judgement: Judgement, items: pl.DataFrame, config: NightConfig) -> list[Sheet]:
     """Shoppers with some history, drawn evenly: not the ones where the release did best."""
-    known = np.flatnonzero(facts.questions.history_lengths >= 3)
+    known = np.flatnonzero(judgement.questions.history_lengths >= 3)
     rng = np.random.default_rng(config.seed)
     chosen = rng.choice(known, min(config.evaluation.examples, len(known)), replace=False).tolist()
-    requests = [replace(facts.questions.requests[i], explain=True) for i in chosen]
+    requests = [replace(judgement.questions.requests[i], explain=True) for i in chosen]
     cards, images = item_cards(items), Path(config.paths.images)
     return [
-        make_sheet(f"Shopper {number + 1}", request, slate, cards, images, bought=facts.questions.relevant[i])
-        for number, (i, request, slate) in enumerate(zip(chosen, requests, recommend(facts.twin, requests)))
+        make_sheet(f"Shopper {number + 1}", request, slate, cards, images, bought=judgement.questions.relevant[i])
+        for number, (i, request, slate) in enumerate(zip(chosen, requests, recommend(judgement.release, requests)))
     ]

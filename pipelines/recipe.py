@@ -172,7 +172,7 @@ def fit_ranked_release(
         questions = build_requests(
             shop.events, start, end, max_users=limit, seed=config.seed, history_limit=config.retrieval.history_limit
         )
-        parts += rank_examples(past, questions, config, lambda it, n=number: progress(it, f"cut {n + 1}/{len(cuts)}"))
+        parts += rank_examples(past, questions, config, progress, f"cut {number + 1} of {len(cuts)}")
     ranker = (
         train_ranker(join_examples(parts), config.ranker, seed=config.seed, threads=config.threads) if parts else None
     )
@@ -183,7 +183,8 @@ def rank_examples(
     release: Release,
     questions: EvaluationSet,
     config: RecipeConfig,
-    progress: Callable[[Iterable[int]], Iterable[int]] = iter,
+    progress: Progress = lambda steps, label: steps,
+    label: str = "",
 ) -> list[Examples]:
     """Candidates of each question with their outcomes; questions whose answer was not retrieved teach nothing.
 
@@ -194,7 +195,7 @@ def rank_examples(
     chosen = _balanced(questions, config.examples, rng)
     n_items = np.int64(len(release.item_ids))
     parts = []
-    for start in progress(range(0, len(chosen), BATCH)):
+    for start in progress(range(0, len(chosen), BATCH), label):
         batch = chosen[start : start + BATCH]
         _, candidates, features = score_inputs(release, [questions.requests[i] for i in batch])
         wanted = [

@@ -12,9 +12,9 @@ import fcntl
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from datetime import UTC, datetime
 from importlib.metadata import version as installed_version
 from pathlib import Path
@@ -26,9 +26,9 @@ from sqlalchemy import Engine
 from pipelines.catalogue import build_catalogue
 from pipelines.config import load_config
 from pipelines.encode import EncodedShop, align_shop, encode_shop
-from pipelines.judge import judge
+from pipelines.judge import RELEASE, Judgement, judge
 from pipelines.night_config import NightConfig
-from pipelines.night_report import NightFacts, write_night_report
+from pipelines.night_report import write_night_report
 from pipelines.recipe import ItemVectors, Shop, fit_ranked_release
 from pipelines.stages import Stages
 from recsys.alignment.model import Aligner
@@ -40,26 +40,20 @@ from recsys.data.releases import publish_release, record_release
 from recsys.data.runs import finish_run, start_run
 from recsys.data.split import Split, temporal_split
 from recsys.errors import ConfigError, RecsysError, SchemaError
-from recsys.evaluation.compare import Comparison, compare_all
 from recsys.evaluation.requests import build_requests
-from recsys.histories import read_interactions
+from recsys.histories import days_since_epoch, read_interactions
 
 LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "polars", "timm", "torch", "transformers")
 
 
-@dataclass(frozen=True)
-class Verdict:
-    """How the twin did on the test window: baseline → metric → Comparison, and the figures by policy."""
-
-    comparisons: Mapping[str, Mapping[str, Comparison]]
-    means: Mapping[str, Mapping[str, float]]
-
-
-def retrain(config: NightConfig, *, publish: bool = True, progress: bool = True) -> Release:
+def retrain(
+    config: NightConfig, *, until: datetime | None = None, publish: bool = True, progress: bool = True
+) -> Release:
     """Run the night; returns the saved release.
 
     Args:
         config: see NightConfig.
+        until: UTC; leave out what happened from then on, for an offline A/B on the days after. None: all there is.
         publish: make it live; otherwise it is recorded only.
         progress: print stages and bars to stderr.
 
@@ -73,7 +67,7 @@ def retrain(config: NightConfig, *, publish: bool = True, progress: bool = True)
     with _only_one_night(Path(config.paths.releases)):
         run_id = start_run(engine, "retrain", config.for_manifest())
         try:
-            saved = _night(engine, config, stages)
+            saved = _night(engine, config, stages, until)
         except Exception as error:
             finish_run(
                 engine, run_id, [asdict(stage) for stage in stages.done], error=f"{type(error).__name__}: {error}"
@@ -87,13 +81,14 @@ def retrain(config: NightConfig, *, publish: bool = True, progress: bool = True)
     return saved
 
 
-def _night(engine: Engine, config: NightConfig, stages: Stages) -> Release:
+def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime | None) -> Release:
     with stages.stage("read the database and the log"):
         append_to_log(engine, config.paths.events)
         items, reviews = load_items(engine), load_reviews(engine)
-        events = scan_events(config.paths.events).collect()
+        log = scan_events(config.paths.events)
+        events = (log if until is None else log.filter(pl.col("timestamp") < until)).collect()
         shop = _read_shop(items, reviews, events)
-        first, last = events["timestamp"].min(), events["timestamp"].max()
+        first, last = events.select(pl.min("timestamp"), last=pl.max("timestamp")).row(0)
         judged = temporal_split(first, last, config.split)
         published = temporal_split(first, last, config.split, test_windows=0)
     with stages.stage("encode pictures and words"):
@@ -103,14 +98,14 @@ def _night(engine: Engine, config: NightConfig, stages: Stages) -> Release:
     with stages.stage("fit up to the test window"):
         twin = _fit(shop, vectors, judged, judged.test_start, config, stages)
     with stages.stage("judge on the test window"):
-        verdict, facts = _judge(twin, shop, judged, config)
+        judgement = _judge(twin, shop, judged, config)
     with stages.stage("fit to the end"):
         release = _fit(shop, vectors, published, published.end, config, stages)
     with stages.stage("save"):
-        saved = _save(release, aligner, verdict, config, judged)
+        saved = _save(release, aligner, judgement, config)
         folder = Path(config.paths.releases) / saved.manifest.version
-    facts = replace(facts, stages=stages.done, data=_data_facts(shop, encoded), aligner=aligner)
-    write_night_report(saved, folder / "report.html", facts, verdict.comparisons, items, config)
+    data = _data_facts(shop, encoded)
+    write_night_report(saved, folder / "report.html", judgement, aligner, items, config, stages.done, data)
     _record(engine, saved, folder)
     return saved
 
@@ -150,32 +145,26 @@ def _fit(
     return fit_ranked_release(shop, vectors, cuts, as_of, config.recipe, stages.bar)
 
 
-def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> tuple[Verdict, NightFacts]:
-    k = config.evaluation.k
+def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judgement:
     questions = build_requests(
         shop.events,
         split.test_start,
         split.end,
         max_users=config.evaluation.max_users,
         seed=config.seed,
-        limit=k,
+        limit=config.evaluation.k,
         history_limit=config.retrieval.history_limit,
     )
-    scores, rows = judge(twin, questions, k)
-    ours = scores["release"]
-    comparisons = {
-        name: compare_all(theirs, ours, seed=config.seed) for name, theirs in scores.items() if name != "release"
-    }
-    means = {name: {metric: float(v.mean()) for metric, v in each.items()} for name, each in scores.items()}
-    return Verdict(comparisons, means), NightFacts(twin=twin, questions=questions, scores=scores, rows=rows)
+    past = shop.interactions.select(shop.interactions.time_days < days_since_epoch(split.test_start))
+    return judge(twin, questions, past, config.evaluation.k, config.seed)
 
 
-def _save(release: Release, aligner: Aligner, verdict: Verdict, config: NightConfig, judged: Split) -> Release:
+def _save(release: Release, aligner: Aligner, judgement: Judgement, config: NightConfig) -> Release:
+    window = judgement.questions
     manifest = replace(
         release.manifest,
         config=config.for_manifest(),
-        metrics={"evaluated_from": judged.test_start.isoformat(), "evaluated_to": judged.end.isoformat()}
-        | {policy: dict(each) for policy, each in verdict.means.items()},
+        metrics={"evaluated_from": window.start.isoformat(), "evaluated_to": window.end.isoformat()} | judgement.means,
         code_commit=_commit(),
         libraries={name: installed_version(name) for name in LIBRARIES},
     )
@@ -217,6 +206,12 @@ def _commit() -> str:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``recsys retrain``."""
     parser.add_argument("config", type=Path, help="a TOML file, such as pipelines/nightly.toml")
+    parser.add_argument(
+        "--until",
+        type=datetime.fromisoformat,
+        metavar="TIME",
+        help="leave out events from this UTC time on (2026-02-20), to be tested on them; implies --no-publish",
+    )
     parser.add_argument("--no-publish", action="store_true", help="make and record the release, leave the live one")
 
 
@@ -224,11 +219,13 @@ def run(args: argparse.Namespace) -> int:
     """``recsys retrain``: 0 when a release was made, 2 when it could not be."""
     try:
         started = datetime.now(UTC)
-        release = retrain(load_config(args.config), publish=not args.no_publish)
+        until = args.until and args.until.replace(tzinfo=args.until.tzinfo or UTC)
+        publish = until is None and not args.no_publish
+        release = retrain(load_config(args.config), until=until, publish=publish)
     except RecsysError as error:
         print(f"no release was made, the live one stays: {error}", file=sys.stderr)
         return 2
-    figures: dict[str, Any] = dict(release.manifest.metrics["release"])
+    figures: dict[str, Any] = dict(release.manifest.metrics[RELEASE])
     print(f"{release.manifest.version}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))
     print(f"{(datetime.now(UTC) - started).total_seconds():.0f} s")
     return 0

@@ -34,9 +34,9 @@ class Stages:
         if self.progress:
             print(f"  {name}: {finished.seconds:.1f} s, peak {finished.peak_mib:.0f} MiB", file=sys.stderr, flush=True)
 
-    def bar(self, steps: Iterable[int], label: str) -> Iterable[int]:
+    def bar(self, steps: Iterable[int], label: str) -> Iterator[int]:
         """``steps`` with a progress bar."""
-        return tqdm(steps, desc=label, leave=False, disable=not self.progress)
+        yield from tqdm(steps, desc=label, leave=False, disable=not self.progress)
 
 
 def peak_mib() -> float:
