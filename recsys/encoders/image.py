@@ -50,6 +50,7 @@ class ImageEncoder:
 
     Attributes:
         fingerprint: sha256 over weights, preparation and precision; equal fingerprints give equal vectors.
+        name: as it was asked for.
         dim: length of a vector.
         size: side of its pictures, pixels.
         batch: pictures that it encodes fastest at a time.
@@ -63,6 +64,7 @@ class ImageEncoder:
         self._network = network
         self._networks = image_networks
         precision = resolve_precision(config.precision)
+        self.name = config.model
         self.dim = network.dim
         self.size = network.size
         self.batch = image_networks.BATCH
@@ -116,33 +118,33 @@ def load_image_encoder(config: ImageEncoderConfig) -> ImageEncoder:
 
 def encode_images(
     paths: Sequence[str | Path | None],
-    config: ImageEncoderConfig,
+    config: ImageEncoderConfig | ImageEncoder,
     cache_dir: Path | None,
     progress: bool = True,
     threads: int | None = None,
 ) -> Encoded:
     """Vectors of picture files, from the cache where their content was seen before.
 
-    The same file gives the same bits, whichever pictures are encoded with it and with however many threads: a batch
-    has always the same size, and each is computed on one thread.
+    The same files give the same bits, with however many threads: each batch is computed on one. A file's bits do not
+    depend on those beside it either, as far as oneDNN treats the rows of a batch alike (tests/test_encoders.py asks).
 
     Args:
         paths: None or "" where an item has no picture.
-        config: the encoder.
+        config: which encoder to load, or one that is loaded already.
         cache_dir: root of the cache; None keeps nothing.
         progress: show a bar.
         threads: batches computed at a time; None is one a core.
     Returns:
         One row a path; a file that is missing or no picture is absent and stands in ``failures``.
     """
-    encoder = load_image_encoder(config)
-    cache = VectorCache(cache_dir, encoder.fingerprint, encoder.dim, {"model": config.model, **encoder.description})
+    encoder = config if isinstance(config, ImageEncoder) else load_image_encoder(config)
+    cache = VectorCache(cache_dir, encoder.fingerprint, encoder.dim, {"model": encoder.name, **encoder.description})
     failures: dict[int, str] = {}
     with ThreadPoolExecutor(threads or usable_cores()) as pool:
         keys = list(pool.map(lambda position: _digest(paths[position], position, failures), range(len(paths))))
 
     def job(positions: Sequence[int]) -> EncodedBatch:
-        pixels = np.zeros((encoder.batch, encoder.size, encoder.size, 3), np.uint8)
+        pixels = np.zeros((len(positions), encoder.size, encoder.size, 3), np.uint8)
         unreadable = {}
         for row, position in enumerate(positions):
             try:
@@ -152,7 +154,7 @@ def encode_images(
                 pixels[row] = encoder.prepare(data)
             except UnreadableImage as error:
                 unreadable[position] = str(error)
-        return EncodedBatch(positions, encoder.encode(pixels)[: len(positions)], unreadable)
+        return EncodedBatch(positions, encoder.encode(pixels), unreadable)
 
     def plan(missing: Sequence[int]) -> Iterator[Job]:
         for start in range(0, len(missing), encoder.batch):

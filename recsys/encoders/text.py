@@ -44,14 +44,16 @@ class TextEncoder:
 
     Attributes:
         fingerprint: sha256 over weights, tokeniser, limits and precision; equal fingerprints give equal vectors.
+        name: as it was asked for.
         dim: length of a vector.
     """
 
-    def __init__(self, network: "TextNetwork", precision: str) -> None:
+    def __init__(self, name: str, network: "TextNetwork", precision: str) -> None:
         from recsys.encoders import text_networks
 
         self._network = network
         self._networks = text_networks
+        self.name = name
         self.dim = network.dim
         self.description: dict[str, object] = {
             "weights_sha256": network.weights_sha256,
@@ -96,41 +98,41 @@ def load_text_encoder(config: TextEncoderConfig) -> TextEncoder:
     precision = resolve_precision(config.precision)
     scheme, name = parse_model_name(config.model, list(TEXT_NETWORKS), otherwise="hf")
     with one_thread():
-        return TextEncoder(TEXT_NETWORKS[scheme](name, config.max_tokens, precision), precision)
+        return TextEncoder(config.model, TEXT_NETWORKS[scheme](name, config.max_tokens, precision), precision)
 
 
 def encode_texts(
     texts: Sequence[str | None],
-    config: TextEncoderConfig,
+    config: TextEncoderConfig | TextEncoder,
     cache_dir: Path | None,
     progress: bool = True,
     threads: int | None = None,
 ) -> Encoded:
     """Vectors of texts, from the cache where they were seen before.
 
-    The same text gives the same bits, whichever texts are encoded with it and with however many threads: its width
-    depends on its own length alone, batches of one width have always the same number of rows, and each is computed on
-    one thread.
+    The same texts give the same bits, with however many threads: each batch is computed on one. A text's bits do not
+    depend on those beside it either: it is padded to a width that its own length decides, and oneDNN treats the rows of
+    a batch alike (tests/test_encoders.py asks), except that a single one may take another path, so it gets company.
 
     Args:
         texts: None or blank where there is none.
-        config: the encoder.
+        config: which encoder to load, or one that is loaded already.
         cache_dir: root of the cache; None keeps nothing.
         progress: show a bar.
         threads: batches computed at a time; None is one a core.
     Returns:
         One row a text.
     """
-    encoder = load_text_encoder(config)
-    cache = VectorCache(cache_dir, encoder.fingerprint, encoder.dim, {"model": config.model, **encoder.description})
+    encoder = config if isinstance(config, TextEncoder) else load_text_encoder(config)
+    cache = VectorCache(cache_dir, encoder.fingerprint, encoder.dim, {"model": encoder.name, **encoder.description})
     keys = [
         hashlib.sha256(text.encode("utf-8", "replace")).digest() if text and not text.isspace() else None
         for text in texts
     ]
 
     def job(positions: Sequence[int], rows: list[list[int]], width: int) -> EncodedBatch:
-        filled = rows + [rows[0]] * (_rows(width) - len(rows))
-        return EncodedBatch(positions, encoder.encode_tokens(filled, width)[: len(rows)])
+        company = rows if len(rows) > 1 or width >= BATCH_TOKENS else rows * 2
+        return EncodedBatch(positions, encoder.encode_tokens(company, width)[: len(rows)])
 
     def plan(missing: Sequence[int]) -> Iterator[Job]:
         for start in range(0, len(missing), CHUNK_TEXTS):
