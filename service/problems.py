@@ -147,6 +147,12 @@ def install(app: FastAPI) -> None:
             came = show(str(error.body)[max(0, int(position) - 20) : int(position) + 20])
             errors = [FieldError(field="body", message=f"expected JSON: {reason}", came=came)]
             return problem_response(400, "not-json", detail, path, errors)
+        if found and found[0]["loc"] == ("body",) and isinstance(found[0]["input"], bytes):
+            # FastAPI reads a body as JSON only where the header says so; `curl -d` alone says that it is a form.
+            said = request.headers.get("content-type")
+            came = "none" if said is None else show(said)
+            detail = f"expected the header Content-Type: application/json, came {came}"
+            return problem_response(415, "not-json", detail, path)
         errors = field_errors(found, skip=1)
         return problem_response(422, "validation", sentence(errors), path, errors)
 

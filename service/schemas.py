@@ -170,7 +170,7 @@ class ItemSummary(BaseModel):
     in_stock: bool
 
 
-class SlateItemWithSummary(SlateItemOut, ItemSummary):
+class SlateItemWithSummary(ItemSummary, SlateItemOut):  # this order writes the id first
     """One place of the slate, with what a storefront needs to draw it."""
 
 

@@ -157,6 +157,7 @@ def test_what_was_given_or_ever_bought_can_be_left_out(shop: Engine) -> None:
 def test_return_items_adds_what_a_storefront_draws(client: TestClient) -> None:
     answer = post(client, "/v1/recommendations", return_items=True, limit=3)
     for item in answer["items"]:
+        assert next(iter(item)) == "id"  # what a person looks for first
         colour, number = item["id"].split("-")
         assert item["title"] == f"{colour.title()} dress {number}"
         assert item["price_cents"] == 1000 + int(number)
@@ -417,6 +418,15 @@ def test_a_body_that_is_not_json(sqlite_client: TestClient, content: bytes) -> N
         problem(answer, 400, "not-json")
     else:
         assert problem(answer, 422, "validation")["errors"][0]["field"] == "body"
+
+
+def test_a_body_that_is_not_said_to_be_json(sqlite_client: TestClient) -> None:
+    form = {"content-type": "application/x-www-form-urlencoded"}  # what `curl -d` says by itself
+    answer = sqlite_client.post("/v1/recommendations", content=b'{"limit": 3}', headers=form)
+    detail = problem(answer, 415, "not-json")["detail"]
+    assert detail == ('expected the header Content-Type: application/json, came "application/x-www-form-urlencoded"')
+    none = sqlite_client.post("/v1/recommendations", content=b'{"limit": 3}')
+    assert problem(none, 415, "not-json")["detail"].endswith("came none")
 
 
 def test_numbers_that_json_does_not_have_are_refused(sqlite_client: TestClient) -> None:
