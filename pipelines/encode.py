@@ -37,22 +37,27 @@ class EncodedShop:
     counts: Mapping[str, int]
 
 
-def encode_shop(items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime, config: NightConfig) -> EncodedShop:
+def encode_shop(
+    items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime, config: NightConfig, progress: bool = True
+) -> EncodedShop:
     """Pictures, item texts and review texts → vectors; only what is not in the cache is encoded.
 
     Args:
         items, reviews: ITEMS and REVIEWS frames.
         as_of: reviews written later are not used; ages are counted from here.
         config: encoders, cache folder, image root.
+        progress: show bars on stderr.
     """
     cache = Path(config.paths.cache)
     root = Path(config.paths.images)
     pictures = [root / paths[0] if len(paths) else None for paths in items["images"].to_list()]
     fields = items.select("title", "description", "category", "brand", "attributes").iter_rows()
-    images = encode_images(pictures, config.image_encoder, cache, threads=config.threads)
-    texts = encode_texts([item_text(*each) for each in fields], config.text_encoder, cache, threads=config.threads)
+    images = encode_images(pictures, config.image_encoder, cache, progress, threads=config.threads)
+    texts = encode_texts(
+        [item_text(*each) for each in fields], config.text_encoder, cache, progress, threads=config.threads
+    )
     known = _reviews_by_row(items, reviews, as_of)
-    said = encode_texts(known["said"].to_list(), config.text_encoder, cache, threads=config.threads)
+    said = encode_texts(known["said"].to_list(), config.text_encoder, cache, progress, threads=config.threads)
     pooled = pool_reviews(
         said.vectors,
         np.where(said.present, known["row"].to_numpy(), -1).astype(np.int32),
@@ -74,7 +79,7 @@ def encode_shop(items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime, con
 
 
 def align_shop(
-    encoded: EncodedShop, events: Interactions, cutoff: datetime, config: NightConfig
+    encoded: EncodedShop, events: Interactions, cutoff: datetime, config: NightConfig, progress: bool = True
 ) -> tuple[Aligner, ItemVectors]:
     """Train the aligner and the user tower on behaviour before ``cutoff`` and embed every item.
 
@@ -82,7 +87,12 @@ def align_shop(
     """
     past = events.select(events.time_days < days_since_epoch(cutoff))
     aligner = train_alignment(
-        encoded.modalities, bought_together(past), config.alignment, seed=config.seed, threads=config.threads
+        encoded.modalities,
+        bought_together(past),
+        config.alignment,
+        seed=config.seed,
+        threads=config.threads,
+        progress=progress,
     )
     fused = aligner.embed(encoded.modalities, threads=config.threads)
     questions, answers = next_item_examples(past, config.retrieval.history_limit, MAX_TOWER_EXAMPLES, config.seed)
@@ -96,6 +106,7 @@ def align_shop(
         config.users,
         seed=config.seed,
         threads=config.threads,
+        progress=progress,
     )
     n_items = len(fused)
     return aligner, ItemVectors(

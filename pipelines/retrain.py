@@ -92,9 +92,9 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
         judged = temporal_split(first, last, config.split)
         published = temporal_split(first, last, config.split, test_windows=0)
     with stages.stage("encode pictures and words"):
-        encoded = encode_shop(items, reviews, published.end, config)
+        encoded = encode_shop(items, reviews, published.end, config, stages.progress)
     with stages.stage("align, and learn the user tower"):
-        aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config)
+        aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
     with stages.stage("fit up to the test window"):
         twin = _fit(shop, vectors, judged, judged.test_start, config, stages)
     with stages.stage("judge on the test window"):
