@@ -51,6 +51,7 @@ class Shape:
     components: int  # principal components kept of each modality, at most
     fusion: str  # a key of FUSIONS
     dropout: float  # of the heads' input components, in training only
+    noise: float  # standard deviation added to them, in training only
 
     def kept(self, name: str) -> int:
         """How many principal components of a modality go into its heads."""
@@ -92,9 +93,10 @@ class Rotation(nn.Module):
 class Head(nn.Module):
     """Principal components to one member's space: a linear map plus an MLP of two hidden layers, on the unit sphere."""
 
-    def __init__(self, width: int, hidden: int, dim: int, dropout: float) -> None:
+    def __init__(self, width: int, shape: Shape) -> None:
         super().__init__()
-        self.dropout = dropout
+        self.dropout, self.noise = shape.dropout, shape.noise
+        hidden, dim = shape.hidden, shape.dim
         self.linear = nn.Linear(width, dim)
         self.mlp = nn.Sequential(
             nn.Linear(width, hidden),
@@ -105,7 +107,9 @@ class Head(nn.Module):
         )
 
     def forward(self, components: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[batch, kept] → unit-norm float32 [batch, dim]; with dropout where given a generator."""
+        """[batch, kept] → unit-norm float32 [batch, dim]; with noise and dropout where given a generator."""
+        if generator is not None and self.noise:
+            components = components + self.noise * torch.randn(components.shape, generator=generator)
         if generator is not None and self.dropout:
             kept = torch.rand(components.shape, generator=generator) >= self.dropout
             components = components * kept / (1 - self.dropout)
@@ -117,15 +121,13 @@ class Member(nn.Module):
 
     def __init__(self, shape: Shape, temperature: float) -> None:
         super().__init__()
-        self.heads = nn.ModuleDict(
-            {name: Head(shape.kept(name), shape.hidden, shape.dim, shape.dropout) for name in shape.modalities}
-        )
+        self.heads = nn.ModuleDict({name: Head(shape.kept(name), shape) for name in shape.modalities})
         self.fusion = FUSIONS[shape.fusion](len(shape.modalities), shape.dim)
         self.log_scale = nn.Parameter(torch.full((3,), -float(np.log(temperature))))  # cross-modal, views, behaviour
         self.logit_bias = nn.Parameter(torch.tensor(-10.0))
 
     def tokens(self, inputs: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """Unit-norm projections: {name: [batch, kept]} → [batch, m, dim]; with dropout where given a generator."""
+        """Unit-norm projections: {name: [batch, kept]} → [batch, m, dim]; noisy where given a generator."""
         return torch.stack([head(inputs[name], generator) for name, head in self.heads.items()], dim=1)
 
     def fuse(self, tokens: Tensor, present: Tensor) -> Tensor:
@@ -138,7 +140,7 @@ class Ensemble(nn.Module):
 
     compression: Tensor
 
-    def __init__(self, shape: Shape, temperature: float = 0.05) -> None:
+    def __init__(self, shape: Shape, temperature: float = 0.1) -> None:
         super().__init__()
         self.shape = shape
         self.rotations = nn.ModuleDict(

@@ -32,19 +32,20 @@ class AlignmentConfig:
     loss: str = "info_nce"  # between modalities: one of LOSSES
     fusion: str = "gated"  # a key of FUSIONS
     members: int = 4  # of the ensemble; time grows with it, the size of the item vectors does not
-    hidden: int = 384  # width of a head's hidden layers
-    components: int = 256  # principal components of a modality that its head reads
-    dropout: float = 0.3  # of those components
+    hidden: int = 768  # width of a head's hidden layers
+    components: int = 512  # principal components of a modality that its head reads, at most
+    dropout: float = 0.1  # of those components
+    noise: float = 0.2  # standard deviation added to each of them in training; their mean square is 1
     modality_dropout: float = 0.5  # chance that a modality is hidden from the fusion in training
     fusion_weight: float = 0.2  # of the loss between an item and itself with modalities hidden
     behaviour_weight: float = 0.3  # of the loss between items bought together; 0 leaves purchases out
-    temperature: float = 0.05  # τ to start from; learned
-    lr: float = 6e-3  # at its height; warmed up over the first steps, then down a cosine
-    weight_decay: float = 0.01
-    epochs: int = 40  # at most; one epoch sees every item once
-    max_steps: int = 800  # a member, at most: a large catalogue needs fewer epochs
-    batch_size: int = 512
-    patience: int = 10  # epochs without a better held-out quality before a member stops
+    temperature: float = 0.1  # τ to start from; learned
+    lr: float = 2e-3  # warmed up over the first steps, then held
+    weight_decay: float = 0.5
+    epochs: int = 25  # at most; one epoch sees every item once
+    max_steps: int = 200  # a member, at most: a large catalogue needs fewer epochs
+    batch_size: int = 1024
+    patience: int = 5  # epochs without a better held-out quality before a member stops
     held_out: float = 0.1  # share of the items that early stopping watches, at most MAX_HELD_OUT of them
 
     def __post_init__(self) -> None:
@@ -60,6 +61,8 @@ class AlignmentConfig:
         for name in ("dropout", "modality_dropout", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"alignment.{name}: expected a share in [0, 1), came {getattr(self, name)}")
+        if not self.noise >= 0:
+            raise ConfigError(f"alignment.noise: expected 0 or more, came {self.noise}")
         for name in ("temperature", "lr"):
             if not getattr(self, name) > 0:
                 raise ConfigError(f"alignment.{name}: expected more than 0, came {getattr(self, name)}")
@@ -136,6 +139,7 @@ def train_alignment(
             components=config.components,
             fusion=config.fusion,
             dropout=config.dropout,
+            noise=config.noise,
         )
         ensemble = Ensemble(shape, config.temperature)
         examples = _prepare(modalities, pairs, config, ensemble, np.random.default_rng(seed), held_out)
@@ -251,7 +255,7 @@ def _train_member(
     generator = torch.Generator().manual_seed(seed)
     rows = examples.fit_rows
     batch = min(config.batch_size, len(rows))
-    steps, step = epochs * (len(rows) // batch), 0
+    step = 0
     free = [member.log_scale, member.logit_bias]
     weights = [parameter for parameter in member.parameters() if all(parameter is not other for other in free)]
     groups = [{"params": weights, "weight_decay": config.weight_decay}, {"params": free, "weight_decay": 0.0}]
@@ -263,7 +267,7 @@ def _train_member(
         shuffled = rows[torch.randperm(len(rows), generator=generator)]
         for start in range(0, len(rows) - batch + 1, batch):  # without the ragged last batch: it would weigh too much
             for group in optimizer.param_groups:
-                group["lr"] = config.lr * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
+                group["lr"] = config.lr * min(1.0, (step + 1) / 20)
             loss = _loss(member, examples, shuffled[start : start + batch], config, generator)
             optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]

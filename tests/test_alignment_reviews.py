@@ -1,0 +1,83 @@
+"""Pooling reviews: the documented weights, and what must not matter."""
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from recsys.alignment.reviews import ReviewConfig, pool_reviews, weigh_reviews
+from recsys.errors import ConfigError, SchemaError
+
+PLAIN = ReviewConfig(helpfulness=0, rating=0, half_life_days=0)
+X, Y = [1.0, 0.0], [0.0, 1.0]
+
+
+def pool(vectors, item_rows, n_items=2, rating=None, helpful=None, age=None, config=PLAIN):
+    n = len(vectors)
+    return pool_reviews(
+        np.array(vectors, np.float32).reshape(n, 2),
+        np.array(item_rows, np.int32),
+        n_items,
+        np.full(n, np.nan, np.float32) if rating is None else np.array(rating, np.float32),
+        np.zeros(n, np.int32) if helpful is None else np.array(helpful, np.int32),
+        np.zeros(n, np.float32) if age is None else np.array(age, np.float32),
+        config,
+    )
+
+
+def test_the_formula():
+    config = ReviewConfig(helpfulness=2, rating=1, half_life_days=10)
+    weights = weigh_reviews(np.float32([5, np.nan, 3]), np.int32([0, 9, -4]), np.float32([0, 20, -7]), config)
+    np.testing.assert_allclose(weights, [5 / 3, (1 + np.log(10)) ** 2 / 4, 1])
+
+
+def test_the_plain_mean_when_all_weights_are_off():
+    pooled = pool([X, Y, X], [0, 0, 1])
+    np.testing.assert_allclose(pooled.vectors, [[0.5**0.5, 0.5**0.5], X], atol=1e-7)
+    assert pooled.present.all()
+
+
+@pytest.mark.parametrize(
+    ("column", "config"),
+    [
+        ({"helpful": [20, 0]}, ReviewConfig(helpfulness=1, rating=0, half_life_days=0)),
+        ({"rating": [5, 1]}, ReviewConfig(helpfulness=0, rating=1, half_life_days=0)),
+        ({"age": [0, 900]}, ReviewConfig(helpfulness=0, rating=0, half_life_days=300)),
+    ],
+)
+def test_helpful_pleased_and_recent_reviews_count_more(column, config):
+    vector = pool([X, Y], [0, 0], config=config, **column).vectors[0]
+    assert vector[0] > 2 * vector[1] > 0
+
+
+def test_items_without_words_are_absent():
+    pooled = pool([X, [0, 0], Y, X, [-1, 0]], [0, 1, -1, 3, 3], n_items=4)
+    assert pooled.present.tolist() == [True, False, False, False]  # the two of item 3 cancel out
+    assert not pooled.vectors[1:].any()
+    nothing = pool([], [], n_items=3)
+    assert nothing.vectors.shape == (3, 2)
+    assert not nothing.present.any()
+
+
+def test_ancient_reviews_still_count_against_each_other():
+    pooled = pool([X, Y], [0, 0], age=[1e9, 1e9], config=ReviewConfig(half_life_days=1))
+    np.testing.assert_allclose(pooled.vectors[0], [0.5**0.5, 0.5**0.5], atol=1e-7)
+
+
+@given(st.permutations(range(6)))
+def test_order_of_reviews_does_not_matter(order):
+    vectors = np.array([X, Y, [1, 1], X, [3, 1], [0, 2]])
+    rows, votes = np.array([0, 0, 0, 1, 1, 0]), np.arange(6)
+    config = ReviewConfig()
+    expected = pool(vectors, rows, helpful=votes, config=config).vectors
+    again = pool(vectors[order], rows[order], helpful=votes[order], config=config).vectors
+    np.testing.assert_allclose(again, expected, atol=1e-6)
+
+
+def test_bad_input_is_named():
+    with pytest.raises(SchemaError, match="below 2, came 2"):
+        pool([X], [2])
+    with pytest.raises(SchemaError, match="one length"):
+        pool([X], [0, 1])
+    with pytest.raises(ConfigError, match=r"reviews\.rating: expected 0 or more, came -1"):
+        ReviewConfig(rating=-1)
