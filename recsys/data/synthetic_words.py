@@ -255,7 +255,7 @@ REVIEW_OFF_TOPIC = (
 
 DESIGN_FIRST = (
     "Mar", "Sel", "Ald", "Bran", "Cor", "Del", "Ever", "Fen", "Gal", "Har", "Ives", "Jas", "Kel", "Lin", "Mor", "Nor",
-    "Or", "Pen", "Quin", "Ros", "Sil", "Tor", "Ul", "Ver", "Wil", "Yar", "Zan", "Bel", "Car", "Dun",
+    "Or", "Pem", "Quin", "Ros", "Sil", "Tor", "Ul", "Ver", "Wil", "Yar", "Zan", "Bel", "Car", "Dun",
 )  # fmt: skip
 DESIGN_LAST = (
     "low", "den", "ton", "wick", "ford", "by", "mere", "stead", "ria", "ley", "vale", "holm", "dale", "more", "ena",
