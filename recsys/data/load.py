@@ -14,10 +14,7 @@ from sqlalchemy.orm import InstrumentedAttribute
 
 from recsys.data.tables import Event, Item, ItemImage, Review
 from recsys.request import Interaction
-from recsys.schema import ITEMS, REVIEWS
-
-# What says that a shopper cares for an item: not an impression, which the shop chose, nor a change of mind.
-HISTORY_EVENT_TYPES = ("detail-page-view", "add-to-cart", "purchase", "rating")
+from recsys.schema import HISTORY_EVENT_TYPES, ITEMS, REVIEWS
 
 
 def load_items(engine: Engine) -> pl.DataFrame:
