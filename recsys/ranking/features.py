@@ -4,14 +4,17 @@ Nothing here reads a clock or a database: time is the request's, everything else
 LightGBM splits on missing.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+import numpy.typing as npt
 
 from recsys.errors import LeakageError
 from recsys.histories import PURCHASE, Float32, Float64, Histories, Int32, Interactions
 from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, rank_within, steps_from_newest
+
+Bool = npt.NDArray[np.bool_]
 
 POPULARITY_WINDOWS_DAYS = (1, 3, 7, 30)
 SPACES = ("fused", "image", "text")  # embedding spaces in which a candidate is compared with the history
@@ -105,139 +108,113 @@ def compute_features(candidates: Candidates, histories: Histories, tables: Featu
             f"came one at {histories.requested_at_days.min():.6f}"
         )
     out = np.full((len(candidates), len(FEATURES)), np.nan, np.float32)
-    column = 0
-    for block in (
-        _source_block(candidates),
-        tables.items[candidates.rows],
-        _shopper_block(candidates, histories),
-        _pair_block(candidates, histories, tables),
-        _space_block(candidates, histories, tables),
-    ):
-        out[:, column : column + block.shape[1]] = block
-        column += block.shape[1]
+    bounds = candidates.offsets.tolist()
+    steps = steps_from_newest(histories)
+    for request, (start, stop) in enumerate(histories.spans()):
+        mine, past = slice(bounds[request], bounds[request + 1]), slice(start, stop)
+        rows, past_rows = candidates.rows[mine], histories.rows[past]
+        block, now_days = out[mine], histories.requested_at_days[request]
+        _source_features(block[:, _SOURCES], candidates.scores[mine], candidates.ranks[mine], candidates.fused[mine])
+        block[:, _ITEMS] = tables.items[rows]
+        block[:, _AGE] = now_days - tables.created_at_days[rows]
+        block[:, _COUNTS] = 0
+        if start == stop:
+            continue
+        bought = histories.event_types[past] == PURCHASE
+        _shopper_features(block[:, _SHOPPER], past_rows, bought, histories.age_days[past])
+        _pair_features(block[:, _PAIR], rows, past_rows, bought, histories.age_days[past], tables)
+        _space_features(block[:, _SPACE], rows, past_rows, np.float32(0.8) ** steps[past], tables)
     return out
 
 
-def _source_block(candidates: Candidates) -> Float32:
-    n_sources = len(SOURCES)
-    block = np.empty((len(candidates), 2 * n_sources + len(TABLES) + 2), np.float32)
-    block[:, 0 : 2 * n_sources : 2] = candidates.scores
-    block[:, 1 : 2 * n_sources : 2] = candidates.ranks
-    request = candidates.request_of
-    n_requests = len(candidates.offsets) - 1
-    for place, _ in enumerate(TABLES):
-        score = np.nan_to_num(candidates.scores[:, place])
-        best = np.zeros(n_requests, np.float32)
-        np.maximum.at(best, request, score)
-        with np.errstate(invalid="ignore", divide="ignore"):
-            block[:, 2 * n_sources + place] = candidates.scores[:, place] / best[request]
-    block[:, -2] = candidates.fused
-    block[:, -1] = np.diff(candidates.offsets)[request]
-    return block
+def _columns(names: Sequence[str]) -> slice:
+    """Where these neighbours in FEATURES stand."""
+    start = FEATURES.index(names[0])
+    return slice(start, start + len(names))
 
 
-def _shopper_block(candidates: Candidates, histories: Histories) -> Float32:
-    lengths = histories.lengths
-    n_requests = len(histories)
-    request_of = histories.request_of
-    block = np.full((n_requests, len(_SHOPPER_FEATURES)), np.nan, np.float32)
-    block[:, 0] = lengths
-    pairs = np.unique(request_of * (histories.rows.max(initial=0) + 1) + histories.rows)
-    block[:, 1] = np.bincount(pairs // (histories.rows.max(initial=0) + 1), minlength=n_requests)
-    block[:, 2] = np.bincount(request_of[histories.event_types == PURCHASE], minlength=n_requests)
-    known = lengths > 0
-    block[known, 3] = histories.age_days[histories.offsets[1:][known] - 1]
-    return block[candidates.request_of]
+_SOURCES = _columns((*_SOURCE_FEATURES, "fused_score", "n_candidates"))
+_ITEMS, _SHOPPER, _PAIR, _SPACE = (
+    _columns(names) for names in (ITEM_FEATURES, _SHOPPER_FEATURES, _PAIR_FEATURES, _SPACE_FEATURES)
+)
+_AGE = FEATURES.index("item_age_days")
+# What is not unknown but none where there is no history.
+_COUNTS = [FEATURES.index(name) for name in (*_SHOPPER_FEATURES[:3], "times_in_history", "times_purchased")]
 
 
-def _pair_block(candidates: Candidates, histories: Histories, tables: FeatureTables) -> Float32:
-    """Candidate against history: every (candidate, event) pair of a request, reduced over its events."""
-    block = np.full((len(candidates), len(_PAIR_FEATURES)), np.nan, np.float32)
-    request = candidates.request_of
-    rows = candidates.rows
-    block[:, 0] = histories.requested_at_days[request] - tables.created_at_days[rows]
-    pair, event = _pairs(candidates, histories)
-    n = len(candidates)
-    if len(pair) == 0:
-        block[:, 1:3] = 0
-        return block
+def _source_features(out: Float32, scores: Float32, ranks: Float32, fused: Float32) -> None:
+    n_sources, n_tables = len(SOURCES), len(TABLES)
+    out[:, 0 : 2 * n_sources : 2] = scores
+    out[:, 1 : 2 * n_sources : 2] = ranks
+    of_tables = scores[:, :n_tables]
+    out[:, 2 * n_sources : 2 * n_sources + n_tables] = of_tables / np.fmax.reduce(of_tables, axis=0, initial=-np.inf)
+    out[:, -2] = fused
+    out[:, -1] = len(out)
 
-    def count(mask: np.ndarray) -> np.ndarray:
-        return np.bincount(pair[mask], minlength=n).astype(np.float32)
 
-    past = histories.rows[event]
-    same_item = rows[pair] == past
-    block[:, 1] = count(same_item)
-    block[:, 2] = count(same_item & (histories.event_types[event] == PURCHASE))
-    touched = np.full(n, np.inf, np.float32)
-    np.minimum.at(touched, pair[same_item], histories.age_days[event[same_item]])
-    block[:, 3] = np.where(np.isinf(touched), np.nan, touched)
-    lengths = np.where(histories.lengths > 0, histories.lengths, np.nan)[request]
-    for column, codes in ((4, tables.category), (5, tables.brand), (6, tables.family)):
+def _shopper_features(out: Float32, past: Int32, bought: Bool, age_days: Float32) -> None:
+    out[:, 0] = len(past)
+    out[:, 1] = len(set(past.tolist()))
+    out[:, 2] = bought.sum()
+    out[:, 3] = age_days[-1]
+
+
+def _pair_features(
+    out: Float32, rows: Int32, past: Int32, bought: Bool, age_days: Float32, tables: FeatureTables
+) -> None:
+    """Every event of the history against every candidate, [h, c], reduced over the events; column 0 stands already."""
+    same = past[:, None] == rows
+    each = np.ones(len(past), np.float32)
+    out[:, 1] = each @ same
+    out[:, 2] = bought.astype(np.float32) @ same
+    touched = np.where(same, age_days[:, None], np.float32(np.inf)).min(axis=0)
+    out[:, 3] = np.where(np.isinf(touched), np.nan, touched)
+    for column, last_column, codes in ((4, 8, tables.category), (5, None, tables.brand), (6, 7, tables.family)):
         mine = codes[rows]
-        block[:, column] = np.where(mine >= 0, count(mine[pair] == codes[past]) / lengths, np.nan)
-    known = histories.lengths > 0
-    last = np.zeros(len(histories), np.int64)
-    last[known] = histories.rows[histories.offsets[1:][known] - 1]
-    has_last = known[request]
-    for column, codes in ((7, tables.family), (8, tables.category)):
-        mine = codes[rows]
-        block[:, column] = np.where(has_last & (mine >= 0), mine == codes[last[request]], np.nan)
+        unknown = mine < 0
+        alike: Bool = np.equal(codes[past][:, None], mine)
+        out[:, column] = np.where(unknown, np.nan, each @ alike / np.float32(len(past)))
+        if last_column is not None:
+            out[:, last_column] = np.where(unknown, np.nan, alike[-1])
     price = tables.items[:, ITEM_FEATURES.index("price_cents")]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        paid = price[past]
-        priced = ~np.isnan(paid)
-        mean_paid = np.bincount(pair[priced], weights=paid[priced], minlength=n) / count(priced)
-        block[:, 9] = price[rows] / mean_paid
-    block[:, 10] = np.where(has_last, _jaccard(tables.attributes[rows], tables.attributes[last[request]]), np.nan)
-    return block
-
-
-def _pairs(candidates: Candidates, histories: Histories) -> tuple[np.ndarray, np.ndarray]:
-    """Every candidate beside every event of its request: positions in the candidates and in the history."""
-    lengths = histories.lengths[candidates.request_of]
-    pair = np.repeat(np.arange(len(candidates)), lengths)
-    starts = np.cumsum(lengths) - lengths
-    event = np.arange(len(pair)) - np.repeat(starts - histories.offsets[:-1][candidates.request_of], lengths)
-    return pair, event
+    paid = price[past]
+    paid = paid[~np.isnan(paid)]
+    if paid.any():
+        out[:, 9] = price[rows] / paid.mean()
+    out[:, 10] = _jaccard(tables.attributes[rows], tables.attributes[past[-1]])
 
 
 def _jaccard(left: Int32, right: Int32) -> Float32:
-    """|A ∩ B| / |A ∪ B| of rows of codes padded with -1, float32 [c]; NaN where either is empty."""
-    shared = np.zeros(len(left), np.float32)
-    for column in range(left.shape[1]):
-        mine = left[:, column]
-        shared += (mine >= 0) & (right == mine[:, None]).any(axis=1)
-    union = (left >= 0).sum(axis=1) + (right >= 0).sum(axis=1) - shared
-    empty = (left[:, :1] < 0).any(axis=1) | (right[:, :1] < 0).any(axis=1)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(empty, np.nan, shared / union).astype(np.float32)
+    """|A ∩ B| / |A ∪ B| of rows of codes [c, a] and one of them [a], padded with -1; NaN where either is empty."""
+    right = right[right >= 0]
+    out = np.full(len(left), np.nan, np.float32)
+    sizes = (left >= 0).sum(axis=1)
+    if len(right):
+        shared = np.isin(left, right).sum(axis=1)
+        np.divide(shared, sizes + len(right) - shared, out=out, where=sizes > 0, casting="same_kind")
+    return out
 
 
-def _space_block(candidates: Candidates, histories: Histories, tables: FeatureTables) -> Float32:
-    """Cosine to the newest item, to the (recency-weighted) mean of the history, and to its nearest item.
+def _space_features(out: Float32, rows: Int32, past: Int32, weights: Float32, tables: FeatureTables) -> None:
+    """Cosine to the newest item, to the (recency-weighted) history, and to its nearest item.
 
-    One matrix product a request, and not one for the batch: so a request gets the same bits alone and in company.
+    What has no vector in a space is unknown there, and not unlike: the newest item's absence leaves the first unknown,
+    an older one's counts for nothing in the other two.
     """
-    block = np.full((len(candidates), len(_SPACE_FEATURES)), np.nan, np.float32)
-    weights = np.float32(0.8) ** steps_from_newest(histories)
-    bounds = candidates.offsets.tolist()
     for place, space in enumerate(SPACES):
         vectors = tables.spaces[space]
-        mine = np.asarray(vectors[candidates.rows], np.float32)
-        past = np.asarray(vectors[histories.rows], np.float32)
-        absent = ~np.any(mine != 0, axis=1)
-        for request, (start, stop) in enumerate(histories.spans()):
-            if start == stop:
-                continue
-            first, last = bounds[request], bounds[request + 1]
-            cosine = mine[first:last] @ past[start:stop].T
-            target = block[first:last, 3 * place : 3 * place + 3]
-            target[:, 0] = cosine[:, -1]
-            target[:, 1] = cosine @ weights[start:stop] / weights[start:stop].sum()
-            target[:, 2] = cosine.max(axis=1)
-        block[absent, 3 * place : 3 * place + 3] = np.nan
-    return block
+        mine = np.asarray(vectors[rows], np.float32)
+        theirs = np.asarray(vectors[past], np.float32)
+        known = theirs.any(axis=1)
+        if not known.any():
+            continue
+        cosine = theirs[known] @ mine.T
+        target = out[:, 3 * place : 3 * place + 3]
+        if known[-1]:
+            target[:, 0] = cosine[-1]
+        target[:, 1] = weights[known] @ cosine / weights[known].sum()
+        target[:, 2] = cosine.max(axis=0)
+        target[~mine.any(axis=1)] = np.nan
 
 
 def fit_item_features(
@@ -279,9 +256,10 @@ def fit_item_features(
     buyers = np.bincount(np.unique(sales.shoppers.astype(np.int64) * n_items + sales.rows) % n_items, minlength=n_items)
     with np.errstate(invalid="ignore", divide="ignore"):
         out[:, column + 2] = pieces / buyers
+        ratio = price_cents / _group_median(price_cents, category)
     out[:, column + 3] = np.where(category >= 0, rank_within(category, pieces), np.nan)
     out[:, column + 4] = price_cents
-    out[:, column + 5] = price_cents / _group_median(price_cents, category)
+    out[:, column + 5] = np.where(np.isfinite(ratio), ratio, np.nan)
     rated = ~np.isnan(review_ratings)
     stars = np.bincount(review_rows[rated], weights=review_ratings[rated], minlength=n_items)
     counts = np.bincount(review_rows[rated], minlength=n_items)

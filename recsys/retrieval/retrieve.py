@@ -4,8 +4,9 @@ Every source may bring items, and every source is asked about every item that an
 and "on your list, far down" are different things to a ranker.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -107,51 +108,66 @@ class Candidates:
 def retrieve(retrieval: Retrieval, histories: Histories) -> Candidates:
     """Ask every source, unite what they bring, and let each score all of it.
 
-    One request and a batch of them give the same numbers: nothing here mixes requests.
+    Each request is computed by itself: alone and in any batch it gets the same bits.
     """
-    n_items = len(retrieval.embeddings)
-    config = retrieval.config
     steps = steps_from_newest(histories)
-    request_of = histories.request_of
-    brought: list[Int64] = []
-    opinions: list[tuple[Int64, Float32]] = []  # of each table: sorted keys, their scores; a key is request·n + row
-
-    for name in TABLES:
-        decay = np.float32(config.step_decay[name])
-        keys, scores = score_table(retrieval.tables[name], histories.rows, request_of, decay**steps, n_items)
-        opinions.append((keys, scores))
-        brought.append(_best_keys(keys, scores, n_items, config.depth))
-
     vectors = retrieval.tower.user_vectors(
         retrieval.embeddings, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )
-    if retrieval.index is not None:
-        brought.append(_nearest_keys(retrieval.index, vectors, histories, n_items, config.depth))
-    in_history = np.unique(request_of * n_items + histories.rows)
-    brought.append(in_history)
-    for rows in (retrieval.trending_rows[: config.trending_depth], retrieval.newest[: config.new_depth]):
-        brought.append((np.arange(len(histories))[:, None] * n_items + rows[None, :]).ravel())
-
-    keys = np.unique(np.concatenate(brought))
-    request, rows = np.divmod(keys, n_items)
-    rows = rows.astype(np.int32)
-    offsets = np.searchsorted(request, np.arange(len(histories) + 1))
-
-    scores = np.full((len(keys), len(SOURCES)), np.nan, np.float32)
-    for column, (known, values) in enumerate(opinions):
-        scores[:, column] = _look_up(keys, known, values)
-    column = len(TABLES)
-    if retrieval.index is not None:
-        scores[:, column] = _user_vector_scores(retrieval.embeddings, vectors, request, rows)
-    history_keys, history_scores = _sum_by_key(request_of * n_items + histories.rows, np.float32(0.8) ** steps)
-    scores[:, column + 1] = _look_up(keys, history_keys, history_scores)
-    scores[:, column + 2] = np.where(retrieval.trending[rows] > 0, retrieval.trending[rows], np.nan)
-    place_of_new = {int(row): place for place, row in enumerate(retrieval.newest[: config.new_depth])}
-    scores[:, column + 3] = [1 / (1 + place_of_new[row]) if row in place_of_new else np.nan for row in rows.tolist()]
-
-    ranks = np.column_stack([rank_within(request, scores[:, source]) for source in range(len(SOURCES))])
-    fused = np.nansum(np.array([config.fusion_weight[s] for s in SOURCES]) / (20 + ranks), axis=1).astype(np.float32)
+    nearest = _nearest_rows(retrieval.index, vectors, retrieval.config.depth)
+    parts = [
+        _ask_sources(retrieval, histories.rows[start:stop], steps[start:stop], vectors[request], nearest[request])
+        for request, (start, stop) in enumerate(histories.spans())
+    ]
+    offsets = np.zeros(len(parts) + 1, np.int64)
+    np.cumsum([len(rows) for rows, _, _, _ in parts], out=offsets[1:])
+    if len(parts) == 1:
+        return Candidates(offsets, *parts[0])
+    if not parts:
+        nothing = np.zeros((0, len(SOURCES)), np.float32)
+        return Candidates(offsets, np.zeros(0, np.int32), nothing, nothing, np.zeros(0, np.float32))
+    rows, scores, ranks, fused = (np.concatenate(arrays) for arrays in zip(*parts))
     return Candidates(offsets, rows, scores, ranks, fused)
+
+
+def _ask_sources(
+    retrieval: Retrieval, past: Int32, steps: Float32, vectors: Float32, nearest: Int32
+) -> tuple[Int32, Float32, Float32, Float32]:
+    """One request: the rows that any source brings, ascending, with every source's score and rank, and the fused score.
+
+    Args:
+        past: rows of the history, oldest first, int32 [h].
+        steps: see steps_from_newest(), float32 [h].
+        vectors: of the shopper, float32 [interests, d].
+        nearest: rows that the index brought for them.
+    """
+    config = retrieval.config
+    decay = np.array([config.step_decay[name] for name in TABLES], np.float32)
+    linked, links = sum_links([retrieval.tables[name] for name in TABLES], past, decay[:, None] ** steps)
+    sells, is_new = retrieval.trending_rows[: config.trending_depth], retrieval.newest[: config.new_depth]
+    brought = (*_best_linked(linked, links, config.depth), nearest, past, sells, is_new)
+    rows = np.unique(np.concatenate(brought))
+
+    scores = np.zeros((len(SOURCES), len(rows)), np.float32)  # 0: says nothing, until it becomes NaN below
+    n_tables = len(TABLES)
+    if len(linked):
+        place = np.minimum(linked.searchsorted(rows), len(linked) - 1)
+        scores[:n_tables] = links[:, place] * (linked[place] == rows)
+    scores[n_tables + 1] = np.float32(0.8) ** steps @ (past[:, None] == rows)
+    scores[n_tables + 2] = retrieval.trending[rows]
+    scores[n_tables + 3] = (1 / np.arange(1, len(is_new) + 1, dtype=np.float32)) @ (is_new[:, None] == rows)
+    scores[scores <= 0] = np.nan
+    # An inner product may be zero or less and mean it; what is unknown here has no vector.
+    scores[n_tables] = np.nan if retrieval.index is None else _best_likeness(retrieval.embeddings[rows], vectors)
+
+    unknown = np.isnan(scores)
+    ranks = np.empty_like(scores)
+    order = np.argsort(np.where(unknown, np.inf, -scores), axis=1, kind="stable")
+    np.put_along_axis(ranks, order, np.arange(1, len(rows) + 1, dtype=np.float32)[None, :], axis=1)
+    ranks[unknown] = np.nan
+    weights = np.array([[config.fusion_weight[source]] for source in SOURCES], np.float32)
+    fused = np.nan_to_num(weights / (20 + ranks)).sum(axis=0)
+    return rows, scores.T, ranks.T, fused
 
 
 def steps_from_newest(histories: Histories) -> Float32:
@@ -167,20 +183,24 @@ def steps_from_newest(histories: Histories) -> Float32:
     return steps
 
 
-def score_table(
-    table: ItemTable, rows: Int32, request_of: Int64, weights: Float32, n_items: int
-) -> tuple[Int64, Float32]:
-    """score(c) = Σ_j w_j · E[h_j, c] over a request's history h, for every c that any h_j points to.
+def sum_links(tables: Sequence[ItemTable], past: Int32, weights: Float32) -> tuple[Int32, Float32]:
+    """score(c) = Σ_j w_j · E[h_j, c] over one request's history h, for every c that any h_j points to, by table.
 
+    Args:
+        tables: t of them.
+        past: rows of the history, int32 [h].
+        weights: of each event by table, float32 [t, h].
     Returns:
-        Keys request·n_items + row, int64, ascending, and their scores, float32.
+        rows int32 [r], ascending, and float32 [t, r]: 0 where a table does not link to the row.
     """
-    used = weights > 0
-    neighbours = table.neighbours[rows[used]]
-    values = table.weights[rows[used]] * weights[used, None]
-    keys = request_of[used, None] * n_items + neighbours
-    real = neighbours >= 0
-    return _sum_by_key(keys[real], values[real])
+    neighbours = [np.asarray(table.neighbours[past]).ravel() for table in tables]
+    values = [(table.weights[past] * mine[:, None]).ravel() for table, mine in zip(tables, weights)]
+    rows, place = np.unique(np.concatenate(neighbours), return_inverse=True)
+    place += np.repeat(np.arange(len(tables)) * len(rows), [len(each) for each in neighbours])
+    sums = np.bincount(place, weights=np.concatenate(values), minlength=len(tables) * len(rows))
+    scores = sums.reshape(len(tables), len(rows)).astype(np.float32)
+    first = int(rows.searchsorted(0))  # -1 stands for "no neighbour"
+    return rows[first:], scores[:, first:]
 
 
 def rank_within(group: npt.NDArray[np.integer[Any]], scores: npt.NDArray[Any]) -> Float32:
@@ -195,40 +215,31 @@ def rank_within(group: npt.NDArray[np.integer[Any]], scores: npt.NDArray[Any]) -
     return ranks
 
 
-def _sum_by_key(keys: Int64, values: Float32) -> tuple[Int64, Float32]:
-    unique, inverse = np.unique(keys, return_inverse=True)
-    # bincount adds in the order given, so a request's sums do not depend on who else is in the batch.
-    return unique, np.bincount(inverse, weights=values, minlength=len(unique)).astype(np.float32)
+def _best_linked(rows: Int32, scores: Float32, depth: int) -> list[Int32]:
+    """Of each table the ``depth`` rows that it links to most."""
+    if len(rows) > depth:
+        best = np.argpartition(-scores, depth, axis=1)[:, :depth]
+        return [rows[mine[values[mine] > 0]] for mine, values in zip(best, scores)]
+    return [rows[values > 0] for values in scores]
 
 
-def _best_keys(keys: Int64, scores: Float32, n_items: int, depth: int) -> Int64:
-    ranks = rank_within(keys // n_items, scores)
-    return keys[ranks <= depth]
+def _nearest_rows(index: ItemIndex | None, vectors: Float32, depth: int) -> list[Int32]:
+    """What the index brings each request: every interest has its share of ``depth``; a zero vector brings nothing."""
+    requests, interests, dim = vectors.shape
+    flat = vectors.reshape(-1, dim)
+    asking = np.flatnonzero(flat.any(axis=1))
+    if index is None or len(asking) == 0:
+        return [np.zeros(0, np.int32)] * requests
+    rows, _ = index.search(flat[asking], max(1, depth // interests))
+    bounds = (asking // interests).searchsorted(np.arange(requests + 1)).tolist()
+    return [(found := rows[start:stop])[found >= 0] for start, stop in pairwise(bounds)]
 
 
-def _nearest_keys(index: ItemIndex, vectors: Float32, histories: Histories, n_items: int, depth: int) -> Int64:
-    """Each interest brings its share of ``depth``; a request without history has no vector and gets nothing here."""
-    asking = np.flatnonzero(histories.lengths > 0)
-    interests, dim = vectors.shape[1:]
-    if len(asking) == 0:
-        return np.zeros(0, np.int64)
-    rows, _ = index.search(vectors[asking].reshape(-1, dim), max(1, depth // interests))
-    keys = np.repeat(asking, interests)[:, None] * n_items + rows
-    return keys[rows >= 0]
-
-
-def _user_vector_scores(embeddings: Float32, vectors: Float32, request: Int64, rows: Int32) -> Float32:
+def _best_likeness(items: Float32, vectors: Float32) -> Float32:
     """The best inner product over a shopper's interests, float32 [c]; NaN for a shopper or an item without a vector."""
-    items = embeddings[rows]
-    each = np.stack([np.einsum("cd,cd->c", vectors[request, i], items) for i in range(vectors.shape[1])])
-    best = each.max(axis=0)
-    known = np.any(items != 0, axis=1) & np.any(vectors[request, 0] != 0, axis=1)
-    return np.where(known, best, np.nan).astype(np.float32)
-
-
-def _look_up(wanted: Int64, known: Int64, values: npt.NDArray[np.float32]) -> Float32:
-    """The value of each wanted key, NaN where ``known`` (ascending) does not hold it."""
-    if len(known) == 0:
-        return np.full(len(wanted), np.nan, np.float32)
-    place = np.minimum(np.searchsorted(known, wanted), len(known) - 1)
-    return np.where(known[place] == wanted, values[place], np.nan).astype(np.float32)
+    known_vectors = vectors[vectors.any(axis=1)]
+    if len(known_vectors) == 0:
+        return np.full(len(items), np.nan, np.float32)
+    best: Float32 = (known_vectors @ items.T).max(axis=0)
+    best[~items.any(axis=1)] = np.nan
+    return best

@@ -1,0 +1,267 @@
+"""Candidates: every source is asked about everything that any of them brought, and requests do not touch each other."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from recsys.errors import LeakageError
+from recsys.histories import days_since_epoch, read_histories
+from recsys.retrieval.fit import TablesConfig, fit_retrieval, newest_rows, trending_scores
+from recsys.retrieval.index import IndexConfig
+from recsys.retrieval.items import ItemTable
+from recsys.retrieval.retrieve import (
+    SOURCES,
+    TABLES,
+    RetrievalConfig,
+    rank_within,
+    retrieve,
+    steps_from_newest,
+    sum_links,
+)
+from tests.builders import (
+    CUTOFF,
+    EXACT,
+    LISTS,
+    build_release,
+    build_shop,
+    events_frame,
+    histories_of,
+    mixed_requests,
+    purchases,
+    recipe,
+    user_tower,
+)
+
+NOW = days_since_epoch(CUTOFF)
+
+
+def small_retrieval(**config):
+    """Five items; three shoppers walked 0 → 1 → 2, one 0 → 3. Item 4 is new, was never touched, has no embedding."""
+    shoppers = np.repeat(np.arange(4), [3, 3, 3, 2])
+    rows = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 3]
+    days = NOW - np.array([3, 2, 1] * 3 + [2, 1])
+    embeddings = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1], [0, 0]], np.float32)
+    return fit_retrieval(
+        list("abcde"),
+        NOW - np.array([30, 20, 10, np.nan, 1]),
+        embeddings,
+        purchases(shoppers, rows, days),
+        user_tower(dim=2),
+        NOW,
+        tables=TablesConfig(neighbours=5),
+        index=IndexConfig(),
+        retrieval=RetrievalConfig(**config),
+        threads=1,
+    )
+
+
+def table_of(candidates, request):
+    """row → {source: score} of one request, unknown ones left out."""
+    first, last = candidates.offsets[request : request + 2]
+    return {
+        int(row): {name: float(score) for name, score in zip(SOURCES, scores) if not np.isnan(score)}
+        for row, scores in zip(candidates.rows[first:last], candidates.scores[first:last])
+    }
+
+
+def test_sources_by_hand():
+    retrieval = small_retrieval()
+    histories = histories_of([(0, "purchase", 2.0), (1, "detail-page-view", 1.0)], [], now_days=NOW)
+    seen, nobody = (table_of(retrieve(retrieval, histories), request) for request in (0, 1))
+    assert set(seen) == {0, 1, 2, 3, 4}
+    # From item 1, the newest: 2 came next three times. From item 0, a step older, weight 0.6: 2 came two steps later.
+    smoothing = 5 / 12_000
+    direct, apart = np.log1p(3 * smoothing), np.log1p(3 * 2**-0.5 * smoothing)
+    assert seen[2]["transitions"] == pytest.approx(direct + 0.6 * apart)
+    assert seen[3]["transitions"] == pytest.approx(0.6 * np.log1p(smoothing))
+    assert seen[2]["adjacent"] == 3.0  # only the newest item counts
+    assert "adjacent" not in seen[3]
+    assert seen[0]["reversed"] == pytest.approx(direct)
+    assert (seen[0]["history"], seen[1]["history"]) == (pytest.approx(0.8), 1.0)
+    assert "history" not in seen[2]
+    assert seen[4] == {"new": 1.0}  # nothing but its arrival is known of it
+    # Somebody unknown gets what sells and what is new, and no personal source speaks.
+    assert set(nobody) == {0, 1, 2, 3, 4}
+    assert all(set(known) <= {"trending", "new"} for known in nobody.values())
+    assert nobody[2]["trending"] == pytest.approx(3 * 0.5)
+    assert nobody[0]["trending"] == pytest.approx(3 * 0.125 + 0.25)
+    assert [nobody[row].get("new") for row in range(5)] == [0.25, pytest.approx(1 / 3), 0.5, None, 1.0]
+
+
+def test_ranks_and_the_fused_order():
+    candidates = retrieve(small_retrieval(), histories_of([(0, "purchase", 2.0), (1, "purchase", 1.0)], now_days=NOW))
+    config = RetrievalConfig()
+    for column, source in enumerate(SOURCES):
+        scores, ranks = candidates.scores[:, column], candidates.ranks[:, column]
+        known = ~np.isnan(scores)
+        assert np.isnan(ranks[~known]).all(), source
+        assert sorted(ranks[known]) == list(range(1, known.sum() + 1))
+        assert bool(np.all(np.diff(scores[known][np.argsort(ranks[known])]) <= 0))
+    weights = [config.fusion_weight[source] for source in SOURCES]
+    by_hand = [sum(w / (20 + r) for w, r in zip(weights, ranks) if not np.isnan(r)) for ranks in candidates.ranks]
+    assert candidates.fused == pytest.approx(by_hand)
+
+
+def test_depth_bounds_what_each_source_brings():
+    retrieval = small_retrieval(depth=1, trending_depth=0, new_depth=0)
+    histories = histories_of([(0, "purchase", 1.0)], now_days=NOW)
+    brought = set(retrieve(retrieval, histories).rows.tolist())
+    best = {int(retrieval.tables[name].neighbours[0, 0]) for name in TABLES}
+    vectors = retrieval.tower.user_vectors(
+        retrieval.embeddings, histories.offsets, histories.rows, histories.event_types, histories.age_days
+    )
+    nearest = retrieval.index.search(vectors[0], 1)[0].ravel().tolist()
+    assert brought == (best | {0} | set(nearest)) - {-1}
+
+
+def test_a_release_without_its_index_asks_the_tables():
+    retrieval = replace(small_retrieval(trending_depth=0, new_depth=0), index=None)
+    candidates = retrieve(retrieval, histories_of([(0, "purchase", 1.0)], now_days=NOW))
+    assert 2 in candidates.rows
+    assert np.isnan(candidates.scores[:, SOURCES.index("embedding")]).all()
+
+
+def test_a_shopper_of_items_without_embedding_gets_no_arbitrary_neighbours():
+    retrieval = small_retrieval(trending_depth=0, new_depth=0)
+    tower = replace(retrieval.tower, inner_bias=np.zeros(8, np.float32))  # nothing in, nothing out
+    candidates = retrieve(replace(retrieval, tower=tower), histories_of([(4, "purchase", 1.0)], now_days=NOW))
+    assert candidates.rows.tolist() == [4]
+
+
+def test_no_history_and_nothing_sold_gives_no_candidates():
+    retrieval = replace(
+        small_retrieval(),
+        trending=np.zeros(5, np.float32),
+        trending_rows=np.zeros(0, np.int32),
+        newest=np.zeros(0, np.int32),
+    )
+    candidates = retrieve(retrieval, histories_of([], []))
+    assert len(candidates) == 0
+    assert candidates.offsets.tolist() == [0, 0, 0]
+    assert candidates.scores.shape == candidates.ranks.shape == (0, len(SOURCES))
+
+
+def test_no_requests_give_no_candidates():
+    assert retrieve(small_retrieval(), histories_of()).offsets.tolist() == [0]
+
+
+def test_steps_count_distinct_times():
+    histories = histories_of(
+        [(0, "purchase", 5.0), (1, "purchase", 5.0), (2, "purchase", 3.0), (3, "purchase", 0.0)],
+        [],
+        [(0, "purchase", 0.0), (1, "purchase", 0.0)],
+    )
+    assert steps_from_newest(histories).tolist() == [2, 2, 1, 0, 0, 0]
+    assert steps_from_newest(histories_of([], [])).tolist() == []
+
+
+def test_links_are_summed_over_a_history_table_by_table():
+    one = ItemTable(np.array([[1, 2], [2, -1], [-1, -1]], np.int32), np.array([[2, 1], [4, 0], [0, 0]], np.float32))
+    other = ItemTable(np.array([[2], [-1], [0]], np.int32), np.array([[8], [0], [3]], np.float32))
+    weights = np.array([[0.5, 1, 1, 0], [0, 1, 2, 0]], np.float32)
+    rows, scores = sum_links([one, other], np.array([0, 1, 2, 0], np.int32), weights)
+    assert rows.tolist() == [0, 1, 2]
+    assert scores.tolist() == [[0, 1, 4.5], [6, 0, 0]]
+    rows, scores = sum_links([one, other], np.zeros(0, np.int32), np.zeros((2, 0), np.float32))
+    assert (rows.shape, scores.shape) == ((0,), (2, 0))
+
+
+def test_rank_within():
+    ranks = rank_within(np.array([0, 0, 1, 1, 1]), np.array([1.0, 2.0, np.nan, 3.0, 3.0]))
+    assert np.array_equal(ranks, [2, 1, np.nan, 1, 2], equal_nan=True)
+    assert len(rank_within(np.zeros(0, int), np.zeros(0))) == 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0, float("nan")])), max_size=20))
+def test_rank_within_agrees_with_sorting_each_group(pairs):
+    group, scores = np.array([g for g, _ in pairs], int), np.array([s for _, s in pairs], float)
+    ranks = rank_within(group, scores)
+    for g in set(group.tolist()):
+        mine = [n for n in np.flatnonzero(group == g) if not np.isnan(scores[n])]
+        expected = sorted(mine, key=lambda n: -scores[n])  # stable
+        assert [int(ranks[n]) for n in expected] == list(range(1, len(mine) + 1))
+    assert np.array_equal(np.isnan(ranks), np.isnan(scores))
+
+
+@pytest.fixture(scope="module", params=["flat", "ivf"])
+def release(request):
+    shop, vectors = build_shop(n_items=400)
+    release = build_release(shop, vectors, recipe({"flat": EXACT, "ivf": LISTS}[request.param]), ranker=False)
+    assert release.manifest.index_kind == request.param
+    return release
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 40), min_size=1, max_size=6))
+def test_a_request_gets_the_same_bits_in_any_batch(release, seed, sizes):
+    requests = mixed_requests(release.item_ids, sum(sizes), seed)
+
+    def ask(some):
+        return retrieve(release.retrieval, read_histories(some, release.rows, 50))
+
+    whole, start = ask(requests), 0
+    for size in sizes:
+        part = ask(requests[start : start + size])
+        first, last = whole.offsets[start], whole.offsets[start + size]
+        assert np.array_equal(part.offsets, whole.offsets[start : start + size + 1] - first)
+        assert np.array_equal(part.rows, whole.rows[first:last])
+        assert np.array_equal(part.scores, whole.scores[first:last], equal_nan=True)
+        assert np.array_equal(part.ranks, whole.ranks[first:last], equal_nan=True)
+        assert np.array_equal(part.fused, whole.fused[first:last])
+        start += size
+
+
+def test_rows_are_distinct_and_sorted(release):
+    candidates = retrieve(release.retrieval, read_histories(mixed_requests(release.item_ids, 50), release.rows, 50))
+    for first, last in zip(candidates.offsets[:-1], candidates.offsets[1:]):
+        assert bool(np.all(np.diff(candidates.rows[first:last]) > 0))
+
+
+def test_trending_halves_with_each_half_life():
+    events = purchases([0, 1, 2], [0, 0, 1], [9, 10, 8])
+    assert trending_scores(events, 3, 10.0, 1.0) == pytest.approx([1.5, 0.25, 0])
+    assert trending_scores(events, 3, 10.0, 2.0) == pytest.approx([1 + 2**-0.5, 0.5, 0])
+
+
+def test_views_trend_where_nothing_is_sold(release):
+    views = purchases([0, 1], [2, 2], [9, 9])
+    views = replace(views, event_types=np.full(2, 1, np.int8))
+    assert trending_scores(views, 3, 10.0, 1.0).tolist() == [0, 0, 1.0]
+
+
+def test_newest_leaves_out_the_unknown_and_the_future():
+    assert newest_rows(np.array([5.0, np.nan, 9.0, 11.0, 9.0, 10.0]), 10.0).tolist() == [5, 2, 4, 0]
+
+
+def test_events_from_the_release_or_later_are_refused():
+    for late in (NOW, NOW + 1):
+        with pytest.raises(LeakageError, match=r"expected events before day .* came one at"):
+            fit_retrieval(
+                ["a"],
+                np.array([np.nan]),
+                np.ones((1, 2), np.float32),
+                purchases([0], [0], [late]),
+                user_tower(2),
+                NOW,
+                tables=TablesConfig(),
+                index=IndexConfig(),
+                retrieval=RetrievalConfig(),
+                threads=1,
+            )
+
+
+def test_a_shop_without_purchases_still_has_tables(release):
+    from recsys.histories import read_interactions
+    from recsys.retrieval.fit import count_tables
+
+    views = events_frame(("ann", "detail-page-view", "a", 2), ("ann", "detail-page-view", "b", 1))
+    tables = count_tables(read_interactions(views, ["a", "b"]), 2, TablesConfig())
+    assert {name: table.neighbours[0, 0] for name, table in tables.items()} == {
+        "transitions": 1,
+        "adjacent": 1,
+        "reversed": -1,
+        "copurchase": 1,
+    }
