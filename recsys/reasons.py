@@ -4,10 +4,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from recsys.histories import Histories
-from recsys.ranking.features import FeatureTables
+from recsys.artifacts import Release
+from recsys.histories import Histories, Int32
 from recsys.request import Reason
-from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, Retrieval
+from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates
+from recsys.schema import EVENT_TYPES
 
 _WORDS = {
     "transitions": "Often chosen after “{title}”",
@@ -16,82 +17,83 @@ _WORDS = {
     "copurchase": "Bought together with “{title}”",
     "content": "Resembles “{title}”",
     "embedding": "Fits the taste shown by “{title}”",
-    "history": "You looked at it before",
     "trending": "Popular now",
     "new": "New in the shop",
 }
+_PAST = {
+    "purchase": "You bought it before",
+    "add-to-cart": "You had it in your cart",
+    "rating": "You rated it",
+    "detail-page-view": "You looked at it before",
+}
+_IMPERSONAL = ("trending", "new")
+# A personal source explains better than "popular", unless it barely knows the item.
+_HANDICAP = np.array([3.0 if source in _IMPERSONAL else 1.0 for source in SOURCES])
 
 
 def explain(
-    candidates: Candidates,
-    positions: Sequence[int],
-    histories: Histories,
-    request: int,
-    retrieval: Retrieval,
-    tables: FeatureTables,
-    item_ids: Sequence[str],
-    titles: Sequence[str],
+    release: Release, candidates: Candidates, positions: Sequence[int], histories: Histories, request: int
 ) -> list[tuple[Reason, ...]]:
-    """One reason for each of ``positions`` (into ``candidates``): the source in which the item stands highest.
+    """One reason for each of ``positions`` (into ``candidates``) of one request.
 
-    The past item named is the one with the heaviest link to it in that source; shares compare the picture, the words
-    and the behaviour (co-purchase and transitions) of the two.
+    An item of the shopper's own past says so. For any other it is the source in which it stands highest, and the past
+    item with the heaviest link to it there; shares compare the picture, the words and the behaviour of the two.
     """
     start, stop = histories.offsets[request], histories.offsets[request + 1]
-    past = histories.rows[start:stop]
-    reasons: list[tuple[Reason, ...]] = []
-    for position in positions:
-        row = int(candidates.rows[position])
-        ranks = candidates.ranks[position]
-        # A personal source explains better than "popular", unless it barely knows the item.
-        handicap = np.where(np.isin(SOURCES, ("trending", "new")), 3.0, 1.0) if len(past) else np.ones(len(SOURCES))
-        weighted = np.where(np.isnan(ranks), np.inf, ranks * handicap)
-        source = SOURCES[int(np.argmin(weighted))]
-        if source in ("trending", "new") or len(past) == 0:
-            reasons.append((Reason(source=source, text=_WORDS[source]),))
-            continue
-        cause = _cause(source, row, past, retrieval, tables)
-        title = titles[cause] or item_ids[cause]
-        reasons.append(
-            (
-                Reason(
-                    source=source,
-                    item_id=item_ids[cause],
-                    shares=_shares(row, cause, retrieval, tables),
-                    text=_WORDS[source].format(title=title),
-                ),
-            )
-        )
-    return reasons
+    past, types = histories.rows[start:stop], histories.event_types[start:stop]
+    return [(_reason(release, candidates, position, past, types),) for position in positions]
 
 
-def _cause(source: str, row: int, past: np.ndarray, retrieval: Retrieval, tables: FeatureTables) -> int:
+def why_filled(release: Release, row: int) -> Reason:
+    """The reason of an item that only fills the slate: it sells, or it is at least there."""
+    source = "trending" if release.retrieval.trending[row] > 0 else "new"
+    return Reason(source=source, text=_WORDS[source] if source == "trending" else "From the catalogue")
+
+
+def _reason(release: Release, candidates: Candidates, position: int, past: Int32, types: np.ndarray) -> Reason:
+    row = int(candidates.rows[position])
+    own = np.flatnonzero(past == row)
+    if len(own):
+        text = _PAST[EVENT_TYPES[types[own].max()]]  # a rating says more than a purchase, that more than a view
+        return Reason(source="history", item_id=release.item_ids[row], text=text)
+    ranks = candidates.ranks[position]
+    source = SOURCES[int(np.argmin(np.where(np.isnan(ranks), np.inf, ranks * _HANDICAP)))]
+    if source in _IMPERSONAL or len(past) == 0:
+        return Reason(source=source, text=_WORDS[source])
+    cause = _cause(release, source, row, past)
+    title = release.titles[cause] or release.item_ids[cause]
+    return Reason(
+        source=source,
+        item_id=release.item_ids[cause],
+        shares=_shares(release, row, cause),
+        text=_WORDS[source].format(title=title),
+    )
+
+
+def _cause(release: Release, source: str, row: int, past: Int32) -> int:
     """The past item with the heaviest link to ``row``; the newest of equals."""
-    if source == "history":
-        return row
     if source in TABLES:
-        links = np.array([_link(retrieval, source, int(item), row) for item in past])
+        links = np.array([_link(release, source, int(item), row) for item in past])
     else:
-        vectors = np.asarray(tables.spaces["fused"][past], np.float32)
-        links = vectors @ np.asarray(tables.spaces["fused"][row], np.float32)
+        fused = release.tables.spaces["fused"]
+        links = np.asarray(fused[past], np.float32) @ np.asarray(fused[row], np.float32)
     return int(past[len(past) - 1 - int(np.argmax(links[::-1]))])
 
 
-def _link(retrieval: Retrieval, table: str, item: int, row: int) -> float:
-    neighbours = retrieval.tables[table].neighbours[item]
-    place = np.flatnonzero(neighbours == row)
-    return float(retrieval.tables[table].weights[item, place[0]]) if len(place) else 0.0
+def _link(release: Release, table: str, item: int, row: int) -> float:
+    place = np.flatnonzero(release.retrieval.tables[table].neighbours[item] == row)
+    return float(release.retrieval.tables[table].weights[item, place[0]]) if len(place) else 0.0
 
 
-def _shares(row: int, cause: int, retrieval: Retrieval, tables: FeatureTables) -> dict[str, float]:
+def _shares(release: Release, row: int, cause: int) -> dict[str, float]:
     """How much of the likeness is picture, words and behaviour: each clipped to [0, 1], then made to sum to 1."""
 
     def cosine(space: str) -> float:
-        vectors = tables.spaces[space]
+        vectors = release.tables.spaces[space]
         return max(0.0, float(np.asarray(vectors[row], np.float32) @ np.asarray(vectors[cause], np.float32)))
 
     # A co-purchase cosine is small even between close companions: its root is on the scale of the other two.
-    behaviour = max(_link(retrieval, "copurchase", cause, row), _link(retrieval, "copurchase", row, cause)) ** 0.5
+    behaviour = max(_link(release, "copurchase", cause, row), _link(release, "copurchase", row, cause)) ** 0.5
     parts = {"image": cosine("image"), "text": cosine("text"), "behaviour": min(behaviour, 1.0)}
     total = sum(parts.values())
     return {name: round(value / total, 4) for name, value in parts.items()} if total > 0 else {}

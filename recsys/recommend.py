@@ -14,7 +14,7 @@ from recsys.artifacts import Release
 from recsys.histories import Float32, Histories, Int64, read_histories
 from recsys.ranking import rules
 from recsys.ranking.features import compute_features
-from recsys.reasons import explain
+from recsys.reasons import explain, why_filled
 from recsys.request import Reason, Request, Slate, SlateItem
 from recsys.retrieval.retrieve import Candidates, retrieve
 
@@ -82,10 +82,8 @@ def _slate(
         extra = rules.fill(picked, preferences, forbidden, available, request.limit)
     reasons: list[tuple[Reason, ...]] = [()] * (len(picked) + len(extra))
     if request.explain:
-        reasons = explain(
-            candidates, positions, histories, place, retrieval, release.tables, release.item_ids, release.titles
-        )
-        reasons += [(Reason(source="trending", text="Popular now"),)] * len(extra)
+        reasons = explain(release, candidates, positions, histories, place)
+        reasons += [(why_filled(release, row),) for row in extra]
     # What only fills the slate stands below everything that was ranked.
     floor = min(ordered, default=0.0)
     ordered += [floor - 1.0 - number for number in range(len(extra))]
