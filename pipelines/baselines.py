@@ -26,9 +26,7 @@ def item_to_item(release: Release, requests: Sequence[Request], k: int) -> Int32
     transitions = retrieval.tables["transitions"]
     out = popularity(release, requests, k)
     for request, (start, stop) in enumerate(histories.spans()):
-        rows, (scores,) = sum_links(
-            [retrieval.tables["transitions"]], histories.rows[start:stop], weights[None, start:stop]
-        )
+        rows, (scores,) = sum_links([transitions], histories.rows[start:stop], weights[None, start:stop])
         following = rows[np.argsort(-scores, kind="stable")[:k]]
         popular = out[request]
         out[request] = np.concatenate([following, popular[~np.isin(popular, following)]])[:k]

@@ -5,9 +5,9 @@ from collections.abc import Sequence
 import numpy as np
 
 from recsys.artifacts import Release
-from recsys.histories import Histories, Int32
+from recsys.histories import Float32, Histories, Int32
 from recsys.request import Reason
-from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates
+from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, steps_from_newest
 from recsys.schema import EVENT_TYPES
 
 _WORDS = {
@@ -37,11 +37,12 @@ def explain(
     """One reason for each of ``positions`` (into ``candidates``) of one request.
 
     An item of the shopper's own past says so. For any other it is the source in which it stands highest, and the past
-    item with the heaviest link to it there; shares compare the picture, the words and the behaviour of the two.
+    item that weighed most there; shares compare the picture, the words and the behaviour of the two.
     """
     start, stop = histories.offsets[request], histories.offsets[request + 1]
     past, types = histories.rows[start:stop], histories.event_types[start:stop]
-    return [(_reason(release, candidates, position, past, types),) for position in positions]
+    steps = steps_from_newest(histories)[start:stop]
+    return [(_reason(release, candidates, position, past, types, steps),) for position in positions]
 
 
 def why_filled(release: Release, row: int) -> Reason:
@@ -50,7 +51,9 @@ def why_filled(release: Release, row: int) -> Reason:
     return Reason(source=source, text=_WORDS[source] if source == "trending" else "From the catalogue")
 
 
-def _reason(release: Release, candidates: Candidates, position: int, past: Int32, types: np.ndarray) -> Reason:
+def _reason(
+    release: Release, candidates: Candidates, position: int, past: Int32, types: np.ndarray, steps: Float32
+) -> Reason:
     row = int(candidates.rows[position])
     own = np.flatnonzero(past == row)
     if len(own):
@@ -60,7 +63,7 @@ def _reason(release: Release, candidates: Candidates, position: int, past: Int32
     source = SOURCES[int(np.argmin(np.where(np.isnan(ranks), np.inf, ranks * _HANDICAP)))]
     if source in _IMPERSONAL or len(past) == 0:
         return Reason(source=source, text=_WORDS[source])
-    cause = _cause(release, source, row, past)
+    cause = _cause(release, source, row, past, steps)
     title = release.titles[cause] or release.item_ids[cause]
     return Reason(
         source=source,
@@ -70,10 +73,11 @@ def _reason(release: Release, candidates: Candidates, position: int, past: Int32
     )
 
 
-def _cause(release: Release, source: str, row: int, past: Int32) -> int:
-    """The past item with the heaviest link to ``row``; the newest of equals."""
+def _cause(release: Release, source: str, row: int, past: Int32, steps: Float32) -> int:
+    """The past item that weighed most for ``row``, fading with age as in retrieval; the newest of equals."""
     if source in TABLES:
         links = np.array([_link(release, source, int(item), row) for item in past])
+        links *= release.retrieval.config.step_decay[source] ** steps
     else:
         fused = release.tables.spaces["fused"]
         links = np.asarray(fused[past], np.float32) @ np.asarray(fused[row], np.float32)

@@ -205,7 +205,7 @@ def _space_features(out: Float32, rows: Int32, past: Int32, weights: Float32, ta
         vectors = tables.spaces[space]
         mine = np.asarray(vectors[rows], np.float32)
         theirs = np.asarray(vectors[past], np.float32)
-        known = theirs.any(axis=1)
+        known: Bool = np.logical_or.reduce(theirs != 0, axis=1)
         if not known.any():
             continue
         cosine = theirs[known] @ mine.T

@@ -46,11 +46,11 @@ def load_ranker(path: Path, features: tuple[str, ...]) -> Ranker:
     """Read what :meth:`Ranker.save` wrote.
 
     Raises:
-        ReleaseError: not a LightGBM model, or one trained on other features than ``features``.
+        ReleaseError: absent, not a LightGBM model, or one trained on other features than ``features``.
     """
     try:
         booster = lgb.Booster(model_str=path.read_text())
-    except lgb.basic.LightGBMError as error:
+    except (OSError, UnicodeDecodeError, lgb.basic.LightGBMError) as error:
         raise ReleaseError(f"{path}: expected a LightGBM model in text form: {error}") from error
     came = tuple(booster.feature_name())
     if came != features:

@@ -81,7 +81,10 @@ def train_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads
     """
     if len(examples) < 20:
         return None
-    watch = np.random.default_rng(seed).random(len(examples)) < config.held_out
+    # At least one request to learn from and one to watch, whatever the share.
+    n_watched = min(max(round(config.held_out * len(examples)), 1), len(examples) - 1)
+    watch = np.zeros(len(examples), bool)
+    watch[np.random.default_rng(seed).choice(len(examples), n_watched, replace=False)] = True
     parameters = {
         "objective": "lambdarank",
         "metric": "ndcg",
