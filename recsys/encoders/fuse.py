@@ -1,8 +1,8 @@
-"""Rewrite a convolutional network for inference on a CPU: one oneDNN call for convolution, batch norm and activation.
+"""Rewrite a network for inference on a CPU: one oneDNN call for a layer with its batch norm and activation.
 
-Eager PyTorch runs the three one after another, each through memory, and packs the weights anew in every call. Here the
-batch norm is folded into the weights, the activation rides in the convolution's last loop, and the weights are packed
-once. These are the calls that torch.compile's own CPU backend emits; unlike it, nothing here needs a C++ compiler.
+Eager PyTorch runs these one after another, each through memory, and packs the weights anew in every call. Here the
+batch norm is folded into the weights, the activation rides in the product's last loop, and the weights are packed once.
+These are the calls that torch.compile's own CPU backend emits; unlike it, nothing here needs a C++ compiler.
 
 In bfloat16 the early spatial filters decide the accuracy: product photos are mostly flat background, where a rounded
 filter errs the same way in every pixel and nothing averages out. So filters that give at least a quarter of the input's
@@ -10,6 +10,7 @@ pixels (stride 2 or less) stay in float32; the later ones are rounded so that ea
 regions right; 1 x 1 convolutions, where the time goes, are plain bfloat16. Products are summed in float32 throughout.
 """
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -29,7 +30,7 @@ _ACTIVATIONS: dict[type[nn.Module], tuple[str, list[float]]] = {
 
 def fused_calls_exist() -> bool:
     """Whether this build of torch has the oneDNN calls."""
-    names = ("_convolution_pointwise", "_reorder_convolution_weight")
+    names = ("_convolution_pointwise", "_reorder_convolution_weight", "_linear_pointwise", "_reorder_linear_weight")
     return bool(torch.backends.mkldnn.is_available()) and all(  # type: ignore[no-untyped-call]
         hasattr(torch.ops.mkldnn, name) for name in names
     )
@@ -202,3 +203,49 @@ def _only_user(node: fx.Node, modules: dict[str, Any]) -> tuple[fx.Node, nn.Modu
     if len(users) != 1 or users[0].op != "call_module":
         return None
     return users[0], modules[str(users[0].target)]
+
+
+def pack_linears(model: nn.Module, rows: int) -> Callable[[], None]:
+    """Replace every bfloat16 linear layer by its packed form, and where BERT's family follows one by GELU, fuse that.
+
+    Args:
+        model: changed in place.
+        rows: of the products that the packing is tuned for.
+    Returns:
+        What puts the model back as it was.
+    """
+    replaced: list[tuple[nn.Module, str, nn.Module]] = []
+
+    def replace(parent: nn.Module, name: str, child: nn.Module) -> None:
+        replaced.append((parent, name, getattr(parent, name)))
+        setattr(parent, name, child)
+
+    for parent in list(model.modules()):
+        activation = getattr(parent, "intermediate_act_fn", None)
+        gelu = type(activation).__name__ in ("GELU", "GELUActivation") and isinstance(activation, nn.Module)
+        for name, child in list(parent.named_children()):
+            if type(child) is nn.Linear and child.weight.dtype == torch.bfloat16:
+                replace(parent, name, PackedLinear(child, rows, gelu and name == "dense"))
+                if gelu and name == "dense":
+                    replace(parent, "intermediate_act_fn", nn.Identity())
+
+    def restore() -> None:
+        for parent, name, child in reversed(replaced):
+            setattr(parent, name, child)
+
+    return restore
+
+
+class PackedLinear(nn.Module):
+    """x·Wᵀ + b, then the exact GELU if asked for, for inference only."""
+
+    def __init__(self, linear: nn.Linear, rows: int, gelu: bool) -> None:
+        super().__init__()
+        self.weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach(), rows)
+        self.bias = None if linear.bias is None else linear.bias.detach()
+        self.activation = ("gelu", "none") if gelu else ("none", "")
+
+    def forward(self, x: Tensor) -> Tensor:
+        """bfloat16 [..., in] → bfloat16 [..., out]."""
+        name, kind = self.activation
+        return cast(Tensor, torch.ops.mkldnn._linear_pointwise(x, self.weight, self.bias, name, [], kind))

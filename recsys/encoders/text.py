@@ -18,7 +18,6 @@ from recsys.encoders.encode import Encoded, EncodedBatch, Job, encode_cached, fi
 if TYPE_CHECKING:
     from recsys.encoders.text_networks import TextNetwork
 
-BATCH_TOKENS = 512  # in one matrix product; more gains nothing and leaves the second-level cache
 WIDTH_STEP = 8  # texts are padded to a multiple of this and share batches with their like
 CHUNK_TEXTS = 16384  # tokenised at a time, which bounds the memory that token ids take
 MAX_CHARACTERS = 64  # for each token that is kept: a text of megabytes is cut before it is tokenised
@@ -46,6 +45,7 @@ class TextEncoder:
         fingerprint: sha256 over weights, tokeniser, limits and precision; equal fingerprints give equal vectors.
         name: as it was asked for.
         dim: length of a vector.
+        batch_tokens: tokens, padding included, that it encodes fastest at a time.
     """
 
     def __init__(self, name: str, network: "TextNetwork", precision: str) -> None:
@@ -55,6 +55,7 @@ class TextEncoder:
         self._networks = text_networks
         self.name = name
         self.dim = network.dim
+        self.batch_tokens = text_networks.PRODUCT_ROWS
         self.description: dict[str, object] = {
             "weights_sha256": network.weights_sha256,
             "max_tokens": network.max_tokens,
@@ -130,8 +131,11 @@ def encode_texts(
         for text in texts
     ]
 
+    def n_rows(width: int) -> int:
+        return max(1, encoder.batch_tokens // width)
+
     def job(positions: Sequence[int], rows: list[list[int]], width: int) -> EncodedBatch:
-        company = rows if len(rows) > 1 or width >= BATCH_TOKENS else rows * 2
+        company = rows if len(rows) > 1 or n_rows(width) == 1 else rows * 2
         return EncodedBatch(positions, encoder.encode_tokens(company, width)[: len(rows)])
 
     def plan(missing: Sequence[int]) -> Iterator[Job]:
@@ -142,15 +146,11 @@ def encode_texts(
             for row, tokens in enumerate(ids):
                 of_width.setdefault(encoder.width(len(tokens)), []).append(row)
             for width, members in sorted(of_width.items()):
-                for begin in range(0, len(members), _rows(width)):
-                    rows = members[begin : begin + _rows(width)]
+                for begin in range(0, len(members), n_rows(width)):
+                    rows = members[begin : begin + n_rows(width)]
                     yield partial(job, [chunk[row] for row in rows], [ids[row] for row in rows], width)
 
     return encode_cached(keys, plan, cache, {}, threads, "texts" if progress else None)
-
-
-def _rows(width: int) -> int:
-    return max(1, BATCH_TOKENS // width)
 
 
 def item_text(

@@ -14,12 +14,14 @@ from typing import Any, cast
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from recsys.encoders.fuse import fused_calls_exist, pack_linears
 from recsys.encoders.weights import check_sha256, load_transformers, weights_sha256
 from recsys.errors import EncoderError
 
 MINILM_L6_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+PRODUCT_ROWS = 1024  # tokens in one matrix product: the weights are read once for all of them
 
 
 @dataclass(frozen=True)
@@ -99,12 +101,27 @@ def load_transformers_text(name: str, max_tokens: int, precision: str) -> TextNe
         weight = mask.unsqueeze(-1).float()
         return cast(Tensor, (hidden * weight).sum(1) / weight.sum(1))
 
+    probe = torch.full((2, width if fixed else 8), pad)
     try:
         with torch.inference_mode():
-            dim = encode(torch.full((1, width if fixed else 1), pad), None).shape[1]
+            plain = encode(probe, None)
     except Exception as error:
         raise EncoderError(f"{name}: {type(model).__name__} takes no text: {error}") from error
-    return TextNetwork(encode, tokenizer, digest.hexdigest(), width, pad, fixed, dim)
+    if precision == "bfloat16" and fused_calls_exist():
+        _pack_if_equal(getattr(model, "text_model", model), lambda: encode(probe, None), plain)
+    return TextNetwork(encode, tokenizer, digest.hexdigest(), width, pad, fixed, plain.shape[1])
+
+
+def _pack_if_equal(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) -> None:
+    """Pack the linear layers, unless the model then fails or gives something else."""
+    restore = pack_linears(model, PRODUCT_ROWS)
+    try:
+        with torch.inference_mode():
+            likeness = torch.cosine_similarity(run().float(), expected.float()).min().item()
+    except (AttributeError, RuntimeError, TypeError):  # its code reaches into a linear layer
+        likeness = 0.0
+    if not likeness > 0.999:
+        restore()
 
 
 def run_texts(network: TextNetwork, rows: list[list[int]], width: int) -> npt.NDArray[np.float32]:
