@@ -2,9 +2,9 @@
 
     python -m benchmarks.crossmodal --products FILE --images DIR [--json FILE] [--cache DIR] [--threads N]
 
-FILE is Parquet with the columns product_id, title, description, category; DIR holds ``<product_id>.jpg``. Products without
-a picture or without words are left out. Split by product 80/10/10 (seed 0): fitted on the first part, the best epoch taken
-by the second, measured on the third, every query against all test products. Ties count against a method.
+FILE is Parquet with the columns product_id, title, description, category; DIR holds ``<product_id>.jpg``. Products
+without a picture or without words are left out. Split by product 80/10/10 (seed 0): fitted on the first part, the best
+epoch taken by the second, measured on the third, every query against all test products. Ties count against a method.
 """
 
 import argparse
