@@ -64,7 +64,7 @@ def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, 
     """
     from pipelines.catalogue import build_catalogue
     from pipelines.encode import align_shop, encode_shop
-    from pipelines.recipe import Shop, fit_ranked_release
+    from pipelines.recipe import Shop, Workshop
 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
     past = shop.events.filter(pl.col("timestamp") < as_of)
@@ -76,6 +76,6 @@ def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, 
     known = Shop(catalogue, read_interactions(past, catalogue.item_ids), past)
     encoded = encode_shop(shop.items, shop.reviews, as_of, config)
     _, vectors = align_shop(encoded, known.interactions, split.cuts[0], config)
-    cuts = [(cut, cut + split.window) for cut in split.cuts]
-    release = fit_ranked_release(known, vectors, cuts, split.end, config.recipe, lambda steps, label: steps)
+    workshop = Workshop(known, vectors, config.recipe, lambda steps, label: steps)
+    release = workshop.ranked_release(split.windows, split.end)
     return recommended_rows(release if ranked else replace(release, ranker=None), requests, k)

@@ -89,6 +89,62 @@ class Shop:
 Progress = Callable[[Iterable[int], str], Iterable[int]]
 
 
+class Workshop:
+    """Releases of one shop as of several moments; what two of them share is made once.
+
+    The night makes two: one as of the test window, to be judged, and one as of the end, to be published. The ranker's
+    time cuts of the second are those of the first moved on by one, so all but the newest are at hand.
+    """
+
+    def __init__(self, shop: Shop, vectors: ItemVectors, config: RecipeConfig, progress: Progress) -> None:
+        self.shop = shop
+        self.vectors = vectors
+        self.config = config
+        self._progress = progress
+        # One release at a time: its tables are the largest thing that the night holds.
+        self._latest: Release | None = None
+        self._examples: dict[tuple[datetime, datetime], list[Examples]] = {}
+
+    def ranked_release(self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime) -> Release:
+        """A release as of ``as_of`` whose ranker learned at each earlier cut.
+
+        Args:
+            cuts: label windows [start, end), each over before ``as_of``, all after the cut-off of the vectors.
+            as_of: the release has seen what is before this.
+        """
+        parts = [part for start, end in cuts for part in self.examples(start, end)]
+        config = self.config
+        ranker = (
+            train_ranker(join_examples(parts), config.ranker, seed=config.seed, threads=config.threads)
+            if parts
+            else None
+        )
+        return replace(self.release_at(as_of), ranker=ranker)
+
+    def release_at(self, as_of: datetime) -> Release:
+        """A release without a ranker, fitted on the events before ``as_of``."""
+        if self._latest is None or self._latest.manifest.data_cutoff != as_of:
+            self._latest = None  # let go of the old one before the new one is made
+            self._latest = fit_release(self.shop, self.vectors, as_of, self.config)
+        return self._latest
+
+    def examples(self, start: datetime, end: datetime) -> list[Examples]:
+        """What the ranker can learn from [start, end), with candidates and features as of ``start``."""
+        if (start, end) not in self._examples:
+            questions = build_requests(
+                self.shop.events,
+                start,
+                end,
+                max_users=self.config.examples.max_requests,
+                seed=self.config.seed,
+                history_limit=self.config.retrieval.history_limit,
+            )
+            self._examples[start, end] = rank_examples(
+                self.release_at(start), questions, self.config, self._progress, f"examples of {start:%-d %B}"
+            )
+        return self._examples[start, end]
+
+
 def fit_release(shop: Shop, vectors: ItemVectors, as_of: datetime, config: RecipeConfig) -> Release:
     """A release without a ranker, fitted on the events before ``as_of``."""
     as_of_days = days_since_epoch(as_of)
@@ -145,38 +201,6 @@ def fit_release(shop: Shop, vectors: ItemVectors, as_of: datetime, config: Recip
         tables=tables,
         ranker=None,
     )
-
-
-def fit_ranked_release(
-    shop: Shop,
-    vectors: ItemVectors,
-    cuts: Sequence[tuple[datetime, datetime]],
-    as_of: datetime,
-    config: RecipeConfig,
-    progress: Progress,
-) -> Release:
-    """A release as of ``as_of`` whose ranker learned at each earlier cut.
-
-    Args:
-        shop: everything.
-        vectors: shaped by behaviour before the first cut.
-        cuts: label windows [start, end), each before ``as_of``.
-        as_of: the release has seen what is before this.
-        config: see RecipeConfig.
-        progress: wraps the loops that take long.
-    """
-    parts = []
-    for number, (start, end) in enumerate(cuts):
-        past = fit_release(shop, vectors, start, config)
-        limit = config.examples.max_requests
-        questions = build_requests(
-            shop.events, start, end, max_users=limit, seed=config.seed, history_limit=config.retrieval.history_limit
-        )
-        parts += rank_examples(past, questions, config, progress, f"cut {number + 1} of {len(cuts)}")
-    ranker = (
-        train_ranker(join_examples(parts), config.ranker, seed=config.seed, threads=config.threads) if parts else None
-    )
-    return replace(fit_release(shop, vectors, as_of, config), ranker=ranker)
 
 
 def rank_examples(

@@ -29,7 +29,7 @@ from pipelines.encode import EncodedShop, align_shop, encode_shop
 from pipelines.judge import RELEASE, Judgement, judge
 from pipelines.night_config import NightConfig
 from pipelines.night_report import write_night_report
-from pipelines.recipe import ItemVectors, Shop, fit_ranked_release
+from pipelines.recipe import Shop, Workshop
 from pipelines.stages import Stages
 from recsys.alignment.model import Aligner
 from recsys.artifacts import Release, save_release
@@ -95,12 +95,13 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
         encoded = encode_shop(items, reviews, published.end, config, stages.progress)
     with stages.stage("align, and learn the user tower"):
         aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
+    workshop = Workshop(shop, vectors, config.recipe, stages.bar)
     with stages.stage("fit up to the test window"):
-        twin = _fit(shop, vectors, judged, judged.test_start, config, stages)
+        twin = workshop.ranked_release(judged.windows, judged.test_start)
     with stages.stage("judge on the test window"):
         judgement = _judge(twin, shop, judged, config)
     with stages.stage("fit to the end"):
-        release = _fit(shop, vectors, published, published.end, config, stages)
+        release = workshop.ranked_release(published.windows, published.end)
     with stages.stage("save"):
         saved = _save(release, aligner, judgement, config)
         folder = Path(config.paths.releases) / saved.manifest.version
@@ -136,13 +137,6 @@ def _read_shop(items: pl.DataFrame, reviews: pl.DataFrame, events: pl.DataFrame)
     if len(interactions) == 0:
         raise SchemaError(f"expected events of known items, came {len(events)} events and none of a known item")
     return Shop(catalogue, interactions, events)
-
-
-def _fit(
-    shop: Shop, vectors: ItemVectors, split: Split, as_of: datetime, config: NightConfig, stages: Stages
-) -> Release:
-    cuts = [(cut, cut + split.window) for cut in split.cuts]
-    return fit_ranked_release(shop, vectors, cuts, as_of, config.recipe, stages.bar)
 
 
 def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judgement:

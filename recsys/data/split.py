@@ -37,6 +37,11 @@ class Split:
     test_start: datetime
     cuts: tuple[datetime, ...]
 
+    @property
+    def windows(self) -> list[tuple[datetime, datetime]]:
+        """(start, end) of each label window, oldest first."""
+        return [(cut, cut + self.window) for cut in self.cuts]
+
 
 def temporal_split(first: datetime, last: datetime, config: SplitConfig, *, test_windows: int = 1) -> Split:
     """Cut [first, last] into fit | rank | test.
