@@ -182,7 +182,7 @@ class Recommendations(BaseModel):
             "examples": [
                 {
                     "recommendation_id": "b2c1f0d47f5e4f0ea3c4a54be1d4a3d8",
-                    "release": "2026-01-31-5f2c9a",
+                    "release": "20260131T235959-5f2c9a1b04de",
                     "variant": "default",
                     "fallback": "full",
                     "items": [
@@ -195,7 +195,7 @@ class Recommendations(BaseModel):
                                     "source": "content",
                                     "item_id": "sku-310",
                                     "shares": {"image": 0.6, "text": 0.3, "behaviour": 0.1},
-                                    "text": "Looks like the red dress you viewed",
+                                    "text": "Resembles “Red dress”",
                                 }
                             ],
                             "title": "Red wrap dress",
@@ -405,7 +405,9 @@ class Alive(BaseModel):
 class Ready(BaseModel):
     """The service answers with a release."""
 
-    model_config = ConfigDict(json_schema_extra={"examples": [{"status": "ready", "release": "2026-01-31-5f2c9a"}]})
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"status": "ready", "release": "20260131T235959-5f2c9a1b04de"}]}
+    )
 
     status: Literal["ready"] = "ready"
     release: str

@@ -4,13 +4,21 @@ import argparse
 from datetime import UTC, datetime
 from ipaddress import ip_address
 from pathlib import Path
+from typing import Annotated
 
-from pydantic import AwareDatetime, Field, ValidationError
+from pydantic import AfterValidator, Field, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.config import load_paths
 from recsys.errors import ConfigError
 from service.problems import field_errors, sentence
+
+
+def _in_utc(moment: datetime) -> datetime:
+    return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
+
+
+Moment = Annotated[datetime, AfterValidator(_in_utc)]  # UTC where no zone is named, as in every command
 
 
 class Settings(BaseSettings):
@@ -39,7 +47,7 @@ class Settings(BaseSettings):
         default=5.0, gt=0, description="how often to look for a newly published release, changed stock and API keys"
     )
     history_limit: int = Field(default=100, ge=1, description="how many of a shopper's latest events a request reads")
-    as_of: AwareDatetime | None = Field(
+    as_of: Moment | None = Field(
         default=None, description="answer as if it were this moment (ISO 8601): for a shop whose data ends in the past"
     )
     slate_queue: int = Field(default=10_000, ge=1, description="slates that may wait to be written; more are dropped")

@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 from collections.abc import Iterator
+from datetime import datetime
 from pathlib import Path
 
 import httpx2 as httpx
@@ -143,6 +144,18 @@ def test_flags_come_before_environment_before_config(tmp_path: Path, monkeypatch
     monkeypatch.setenv("RECSYS_PORT", "high")
     with pytest.raises(ConfigError, match=r"port: .*integer.*high"):
         read_settings(arguments())
+
+
+@pytest.mark.parametrize(
+    ("written", "meant"),
+    [
+        ("2026-03-05", "2026-03-05T00:00:00+00:00"),
+        ("2026-03-05T12:00:00", "2026-03-05T12:00:00+00:00"),
+        ("2026-03-05T12:00:00+01:00", "2026-03-05T12:00:00+01:00"),
+    ],
+)
+def test_a_moment_without_a_zone_is_utc_as_in_every_command(sqlite_engine: Engine, written: str, meant: str) -> None:
+    assert settings_for(sqlite_engine, as_of=written).now() == datetime.fromisoformat(meant)
 
 
 def test_an_answer_can_be_made_for_a_moment_of_the_past(shop: Engine) -> None:
