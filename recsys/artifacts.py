@@ -185,13 +185,30 @@ def load_release(path: str | Path, *, verify: bool = True) -> Release:
     folder = Path(path)
     manifest = read_manifest(folder)
     if verify:
-        for name, expected in manifest.files.items():
-            came = _sha256(folder / name) if (folder / name).is_file() else "nothing"
-            if came != expected:
-                raise ReleaseError(f"{folder / name}: expected sha256 {expected[:16]}…, came {came[:16]}")
+        _verify(manifest, folder)
+    try:
+        return _read_files(manifest, folder)
+    except (OSError, ValueError, KeyError, TypeError, pl.exceptions.PolarsError) as error:
+        raise ReleaseError(f"{folder}: expected the files of a release: {type(error).__name__}: {error}") from error
+
+
+def _verify(manifest: Manifest, folder: Path) -> None:
+    for name, expected in manifest.files.items():
+        came = _sha256(folder / name) if (folder / name).is_file() else "nothing"
+        if came != expected:
+            raise ReleaseError(f"{folder / name}: expected sha256 {expected[:16]}…, came {came[:16]}")
+    # The manifest itself is in no list of checksums: its version is one.
+    if manifest.version != _version(manifest):
+        raise ReleaseError(
+            f"{folder / 'manifest.json'}: expected version {_version(manifest)} as its content says, "
+            f"came {manifest.version}"
+        )
+
+
+def _read_files(manifest: Manifest, folder: Path) -> Release:
     items = pl.read_parquet(folder / "items.parquet")
     item_ids = items["item_id"].to_list()
-    spaces = {space: np.load(folder / "embeddings" / f"{space}.npy", mmap_mode="r") for space in SPACES}
+    spaces = {space: _map(folder / "embeddings" / f"{space}.npy") for space in SPACES}
     features = np.load(folder / "features" / "state.npy")
     retrieval = Retrieval(
         index=load_index(folder / "index.faiss", item_ids, manifest.index_kind, manifest.index_recall),
@@ -205,12 +222,12 @@ def load_release(path: str | Path, *, verify: bool = True) -> Release:
     )
     tables = FeatureTables(
         as_of_days=float(features[0]),
-        items=np.load(folder / "features" / "items.npy", mmap_mode="r"),
+        items=_map(folder / "features" / "items.npy"),
         created_at_days=items["created_at_days"].to_numpy(),
         category=items["category_code"].to_numpy(),
         brand=items["brand_code"].to_numpy(),
         family=items["family_code"].to_numpy(),
-        attributes=np.load(folder / "features" / "attributes.npy", mmap_mode="r"),
+        attributes=_map(folder / "features" / "attributes.npy"),
         spaces=spaces,
     )
     ranker_path = folder / "ranker.txt"
@@ -284,18 +301,23 @@ def _write_files(release: Release, folder: Path) -> None:
 
 
 def _load_table(folder: Path, name: str) -> ItemTable:
-    return ItemTable(
-        np.load(folder / f"{name}.neighbours.npy", mmap_mode="r"),
-        np.load(folder / f"{name}.weights.npy", mmap_mode="r"),
-    )
+    return ItemTable(_map(folder / f"{name}.neighbours.npy"), _map(folder / f"{name}.weights.npy"))
+
+
+def _map(path: Path) -> npt.NDArray[Any]:
+    """A memory-mapped array, seen as a plain one: numpy's memmap class makes each small operation slower."""
+    return np.asarray(np.load(path, mmap_mode="r"))
 
 
 def _sealed(manifest: Manifest, folder: Path) -> Manifest:
     files = {str(path.relative_to(folder)): _sha256(path) for path in sorted(folder.rglob("*")) if path.is_file()}
-    identity = _to_json(replace(manifest, version="", files=files, metrics={}, code_commit=""))
-    digest = hashlib.sha256(identity.encode()).hexdigest()
-    version = f"{manifest.data_cutoff:%Y%m%dT%H%M%S}-{digest[:12]}"
-    return replace(manifest, version=version, files=files)
+    sealed = replace(manifest, files=files)
+    return replace(sealed, version=_version(sealed))
+
+
+def _version(manifest: Manifest) -> str:
+    identity = _to_json(replace(manifest, version="", metrics={}, code_commit=""))
+    return f"{manifest.data_cutoff:%Y%m%dT%H%M%S}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
 
 
 def _to_json(manifest: Manifest) -> str:

@@ -16,7 +16,7 @@ from recsys.ranking import rules
 from recsys.ranking.features import compute_features
 from recsys.reasons import explain, why_filled
 from recsys.request import Reason, Request, Slate, SlateItem
-from recsys.retrieval.retrieve import Candidates, retrieve
+from recsys.retrieval.retrieve import N_PERSONAL, Candidates, retrieve
 
 # Requests computed together: enough to share numpy's overhead, few enough to stay in cache.
 BATCH = 256
@@ -73,7 +73,8 @@ def _slate(
     chosen: Int64 = rules.select(rows, scores[start:stop], forbidden, available, request.limit)
     positions = (start + chosen).tolist()
     picked = rows[chosen].tolist()
-    ordered = scores[start:stop][chosen].tolist()
+    ranked = scores[start:stop][chosen]
+    ordered = ranked[np.isfinite(ranked)].tolist()  # the others are the last of the chosen
     retrieval = release.retrieval
     extra: list[int] = []
     if len(picked) < request.limit:
@@ -84,16 +85,16 @@ def _slate(
     if request.explain:
         reasons = explain(release, candidates, positions, histories, place)
         reasons += [(why_filled(release, row),) for row in extra]
-    # What only fills the slate stands below everything that was ranked.
+    # What only fills the slate, or has no score that is a number, stands below everything that was ranked.
     floor = min(ordered, default=0.0)
-    ordered += [floor - 1.0 - number for number in range(len(extra))]
+    ordered += [floor - 1.0 - number for number in range(len(picked) + len(extra) - len(ordered))]
     ids = release.item_ids
     return Slate(
         items=tuple(
             SlateItem(ids[row], number + 1, score, why)
             for number, (row, score, why) in enumerate(zip(picked + extra, ordered, reasons))
         ),
-        fallback=_fallback(release, bool(histories.offsets[place] < histories.offsets[place + 1])),
+        fallback=_fallback(release, picked + extra, candidates.scores[positions]),
         release=release.manifest.version,
         n_candidates=stop - start,
     )
@@ -106,9 +107,10 @@ def _forbidden_rows(release: Release, request: Request) -> set[int]:
     return {release.rows[item_id] for item_id in ids if item_id in release.rows}
 
 
-def _fallback(release: Release, known_history: bool) -> str:
-    if not known_history:
-        return "trending" if len(release.retrieval.trending_rows) else "newest"
+def _fallback(release: Release, shown: list[int], scores: Float32) -> str:
+    """The rung that a slate came from: ``shown`` are its rows, ``scores`` what every source says of the ranked ones."""
+    if np.isnan(scores[:, :N_PERSONAL]).all():
+        return "trending" if release.retrieval.trending[shown].any() else "newest"
     if release.retrieval.index is None:
         return "item_to_item"
     return "full" if release.ranker is not None else "without_ranker"

@@ -18,8 +18,9 @@ from recsys.retrieval.items import ItemTable
 from recsys.retrieval.users import UserTower
 
 # Item→item tables, in the order of their columns. What each holds is fitted in recsys/retrieval/fit.py.
-TABLES = ("transitions", "adjacent", "reversed", "copurchase", "content")
+TABLES = ("transitions", "adjacent", "reversed", "copurchase", "linear", "content", "attributes")
 SOURCES = (*TABLES, "embedding", "history", "trending", "new")
+N_PERSONAL = SOURCES.index("trending")  # the sources before it know the shopper or the page
 
 
 @dataclass(frozen=True)
@@ -45,11 +46,16 @@ class RetrievalConfig:
             "adjacent": 0.0,
             "reversed": 0.6,
             "copurchase": 0.8,
+            "linear": 0.9,
             "content": 0.8,
+            "attributes": 0.8,
         }
     )
     fusion_weight: dict[str, float] = field(
-        default_factory=lambda: {source: 1.0 for source in SOURCES} | {"new": 0.0, "trending": 0.5, "content": 0.5}
+        # Arrivals only decide between equals: where nothing sells, the newest come first.
+        default_factory=lambda: (
+            {source: 1.0 for source in SOURCES} | {"new": 0.001, "trending": 0.5, "content": 0.5, "attributes": 0.5}
+        )
     )
 
 
