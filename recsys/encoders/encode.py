@@ -16,6 +16,8 @@ from tqdm import tqdm
 from recsys.encoders.cache import VectorCache
 from recsys.errors import ConfigError, EncoderError
 
+ARITHMETIC = 1  # part of every fingerprint: raise it when fuse.py rounds otherwise, so that no old vector is mixed in
+
 
 @dataclass(frozen=True)
 class Encoded:
@@ -64,7 +66,7 @@ def parse_model_name(model: str, schemes: Sequence[str], otherwise: str) -> tupl
     if scheme in schemes and bool(colon) == bool(rest):
         return scheme, rest
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if model and folder.is_dir():
         file = folder / "config.json"
         if not file.is_file():
             raise EncoderError(f"{folder}: expected a model's directory with a config.json")
@@ -80,8 +82,8 @@ def parse_model_name(model: str, schemes: Sequence[str], otherwise: str) -> tupl
 
 
 def fingerprint_of(description: dict[str, object]) -> str:
-    """sha256 of a description, hexadecimal."""
-    return hashlib.sha256(json.dumps(description, sort_keys=True).encode()).hexdigest()
+    """sha256 of a description and of ARITHMETIC, hexadecimal."""
+    return hashlib.sha256(json.dumps([ARITHMETIC, description], sort_keys=True).encode()).hexdigest()
 
 
 def encode_cached(
