@@ -5,6 +5,7 @@ import difflib
 import tomllib
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,7 +37,7 @@ class Paths:
 
 def load_paths(path: Path) -> Paths:
     """The [paths] table alone: for commands that need no model configuration (and so no torch)."""
-    return typing.cast(Paths, read_dataclass(Paths, _read_toml(path).get("paths", {}), f"{path}: [paths]"))
+    return typing.cast(Paths, _checked(Paths, _read_toml(path).get("paths", {}), f"{path}: [paths]"))
 
 
 def load_config(path: Path) -> "NightConfig":
@@ -53,18 +54,36 @@ def load_config(path: Path) -> "NightConfig":
 def read_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
     """Build a (nested) frozen dataclass from a TOML table, refusing what it does not declare."""
     hints = typing.get_type_hints(cls)
-    known = [f.name for f in dataclasses.fields(cls)]
+    known = {field.name: field for field in dataclasses.fields(cls)}
     arguments = {}
     for key, value in values.items():
-        if key not in known:
-            near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {known}"
-            raise ConfigError(f"{where}: unknown key {key!r}{hint}")
-        arguments[key] = _checked(hints[key], value, f"{where}: {key}")
+        _refuse_unknown(key, list(known), where)
+        if typing.get_origin(hints[key]) is dict:
+            arguments[key] = _merged(known[key], hints[key], value, f"{where}: {key}")
+        else:
+            arguments[key] = _checked(hints[key], value, f"{where}: {key}")
     try:
         return cls(**arguments)
     except (TypeError, ValueError) as error:
         raise ConfigError(f"{where}: {error}") from error
+
+
+def _refuse_unknown(key: str, known: list[str], where: str) -> None:
+    if key not in known:
+        near = difflib.get_close_matches(key, known, 1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; expected one of {known}"
+        raise ConfigError(f"{where}: unknown key {key!r}{hint}")
+
+
+def _merged(field: "dataclasses.Field[Any]", hint: Any, values: Any, where: str) -> dict[str, Any]:
+    """A table of like values: it changes those of the default that it names, and can name no others."""
+    if not isinstance(values, dict):
+        raise ConfigError(f"{where}: expected a table, came {values!r}")
+    merged = typing.cast(Callable[[], dict[str, Any]], field.default_factory)()
+    for key, value in values.items():
+        _refuse_unknown(key, list(merged), where)
+        merged[key] = _checked(typing.get_args(hint)[1], value, f"{where}: {key}")
+    return merged
 
 
 def _checked(hint: Any, value: Any, where: str) -> Any:
@@ -78,7 +97,7 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     if origin is tuple:
         if not isinstance(value, list):
             raise ConfigError(f"{where}: expected a list, came {value!r}")
-        return tuple(value)
+        return tuple(_checked(arguments[0], each, where) for each in value)
     if origin is typing.Literal:
         if value not in arguments:
             raise ConfigError(f"{where}: expected one of {list(arguments)}, came {value!r}")
@@ -96,5 +115,5 @@ def _read_toml(path: Path) -> dict[str, Any]:
         return tomllib.loads(path.read_text())
     except OSError as error:
         raise ConfigError(f"{path}: expected a configuration file: {error}") from error
-    except tomllib.TOMLDecodeError as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected TOML: {error}") from error

@@ -12,7 +12,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.catalogue import build_catalogue
-from pipelines.recipe import ExamplesConfig, ItemVectors, RecipeConfig, Shop, fit_ranked_release
+from pipelines.recipe import ExamplesConfig, ItemVectors, RecipeConfig, Shop, Workshop
 from recsys.artifacts import Release
 from recsys.histories import Histories, Interactions, read_interactions
 from recsys.ranking.train import RankerConfig
@@ -177,7 +177,7 @@ def build_release(
     config = config or recipe()
     days = [CUTOFF - timedelta(days=back) for back in (4, 3, 2)]
     cuts = [(day, day + timedelta(days=1)) for day in days] if ranker else []
-    release = fit_ranked_release(shop, vectors, cuts, CUTOFF, config, lambda steps, _: steps)
+    release = Workshop(shop, vectors, config, lambda steps, _: steps).ranked_release(cuts, CUTOFF)
     manifest = replace(release.manifest, config={"retrieval": config.retrieval.__dict__, "seed": config.seed})
     return replace(release, manifest=manifest)
 

@@ -14,17 +14,17 @@ KINDS = {
 }
 
 
-def unit(rng, n, dim=64):
+def unit(rng, n, dim=32):
     vectors = rng.normal(size=(n, dim))
     return (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
 
 
 @pytest.fixture(scope="module")
 def embeddings():
-    """3000 items; fifty have no embedding, and three hundred differ by less than a float's rounding."""
+    """2000 items; fifty have no embedding, and three hundred differ by less than a float's rounding."""
     rng = np.random.default_rng(0)
-    vectors = unit(rng, 3000)
-    vectors[500:800] = vectors[500] + rng.normal(0, 3e-8, (300, 64)).astype(np.float32)
+    vectors = unit(rng, 2000)
+    vectors[500:800] = vectors[500] + rng.normal(0, 3e-8, (300, 32)).astype(np.float32)
     vectors[100:150] = 0
     return vectors
 
@@ -64,7 +64,7 @@ def faiss_threads(request):
 
 def test_a_query_gets_the_same_bits_alone_and_in_any_company(embeddings, index, faiss_threads):
     rng = np.random.default_rng(2)
-    queries = np.concatenate([embeddings[500:600], unit(rng, 2000)])
+    queries = np.concatenate([embeddings[500:600], unit(rng, 4200)])
     rows, scores = index.search(queries, 60)
     for size in (1, 3, 19, 20, 21, 200):
         parts = [index.search(queries[start : start + size], 60) for start in range(0, 200, size)]

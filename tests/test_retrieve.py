@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from recsys.errors import LeakageError
 from recsys.histories import days_since_epoch, read_histories
-from recsys.retrieval.fit import TablesConfig, fit_retrieval, newest_rows, trending_scores
+from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content, newest_rows, trending_scores
 from recsys.retrieval.index import IndexConfig
 from recsys.retrieval.items import ItemTable
 from recsys.retrieval.retrieve import (
@@ -44,17 +44,15 @@ def small_retrieval(**config):
     rows = [0, 1, 2, 0, 1, 2, 0, 1, 2, 0, 3]
     days = NOW - np.array([3, 2, 1] * 3 + [2, 1])
     embeddings = np.array([[1, 0], [0.8, 0.6], [0.6, 0.8], [0, 1], [0, 0]], np.float32)
+    tables = TablesConfig(neighbours=5)
     return fit_retrieval(
-        list("abcde"),
+        index_content(list("abcde"), embeddings, tables=tables, index=IndexConfig(), threads=1),
         NOW - np.array([30, 20, 10, np.nan, 1]),
-        embeddings,
         purchases(shoppers, rows, days),
         user_tower(dim=2),
         NOW,
-        tables=TablesConfig(neighbours=5),
-        index=IndexConfig(),
+        tables=tables,
         retrieval=RetrievalConfig(**config),
-        threads=1,
     )
 
 
@@ -194,7 +192,7 @@ def release(request):
     return release
 
 
-@settings(max_examples=15, deadline=None)
+@settings(max_examples=8, deadline=None)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 40), min_size=1, max_size=6))
 def test_a_request_gets_the_same_bits_in_any_batch(release, seed, sizes):
     requests = mixed_requests(release.item_ids, sum(sizes), seed)
@@ -237,19 +235,17 @@ def test_newest_leaves_out_the_unknown_and_the_future():
 
 
 def test_events_from_the_release_or_later_are_refused():
+    content = index_content(["a"], np.ones((1, 2), np.float32), tables=TablesConfig(), index=IndexConfig(), threads=1)
     for late in (NOW, NOW + 1):
         with pytest.raises(LeakageError, match=r"expected events before day .* came one at"):
             fit_retrieval(
-                ["a"],
+                content,
                 np.array([np.nan]),
-                np.ones((1, 2), np.float32),
                 purchases([0], [0], [late]),
                 user_tower(2),
                 NOW,
                 tables=TablesConfig(),
-                index=IndexConfig(),
                 retrieval=RetrievalConfig(),
-                threads=1,
             )
 
 

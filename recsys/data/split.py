@@ -52,7 +52,8 @@ def temporal_split(first: datetime, last: datetime, config: SplitConfig, *, test
         test_windows: 1 keeps the last window for testing; 0 lets the ranker learn from it too (what is published).
 
     Raises:
-        ConfigError: all events have one and the same time, so nothing is earlier than anything else.
+        ConfigError: all events have one and the same time, so nothing is earlier than anything else; or the windows
+            leave nothing before them to fit on.
     """
     end = last + timedelta(microseconds=1)
     span = end - first
@@ -68,6 +69,12 @@ def temporal_split(first: datetime, last: datetime, config: SplitConfig, *, test
     # Half of the log at least stays for fitting at the oldest cut.
     cuts = max(1, min(config.cuts, int(span / 2 / window) - test_windows))
     test_start = end - test_windows * window
+    if test_start - cuts * window <= first:
+        longest = span / day / (test_windows + 1)
+        raise ConfigError(
+            f"split.window_days: expected less than {longest:.2f} for a log of {span / day:.2f} days, so that "
+            f"something is left to fit on, came {config.window_days:g}"
+        )
     return Split(
         first=first,
         end=end,

@@ -1,0 +1,145 @@
+"""What the ranker learns from: candidates that retrieval really brought before the question, rightly labelled."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from pipelines.recipe import ExamplesConfig, Workshop, fit_release, rank_examples
+from recsys.evaluation.requests import EvaluationSet, build_requests
+from recsys.histories import days_since_epoch
+from recsys.ranking.features import FEATURES
+from recsys.recommend import BATCH, recommend, score_inputs
+from recsys.request import Interaction, Request
+from tests.builders import CUTOFF, build_shop, mixed_requests, recipe
+
+START = CUTOFF - timedelta(days=3)
+
+
+@pytest.fixture(scope="module")
+def parts():
+    """Shop, vectors and a release as of START."""
+    shop, vectors = build_shop()
+    return shop, vectors, fit_release(shop, vectors, START, recipe())
+
+
+def questions_of(*asked):
+    """(request, relevant item ids)…"""
+    return EvaluationSet([r for r, _ in asked], [list(relevant) for _, relevant in asked], START, CUTOFF)
+
+
+def ask(*item_ids):
+    past = [Interaction(item_id, "purchase", START - timedelta(days=1)) for item_id in item_ids]
+    return Request(requested_at=START, history=past)
+
+
+def test_labels_are_what_was_taken_and_only_retrieved_positives_teach(parts):
+    _, _, release = parts
+    known = [ask("red-003", "red-005"), ask("blue-001"), ask("gold-002"), ask()]
+    brought = [score_inputs(release, [request])[1].rows.tolist() for request in known]
+    missed = [next(i for row, i in enumerate(release.item_ids) if row not in rows) for rows in brought]
+    taken = [[release.item_ids[rows[0]], release.item_ids[rows[3]]] for rows in brought]
+    questions = questions_of(
+        (known[0], [*taken[0], missed[0]]),  # two of three were retrieved
+        (known[1], [missed[1], "never heard of"]),  # none was: teaches nothing
+        (known[2], taken[2][:1]),
+        (known[3], taken[3]),
+    )
+    config = replace(recipe(), examples=ExamplesConfig(negatives=1000))
+    (examples,) = rank_examples(release, questions, config)
+    kept = [0, 2, 3]
+    assert np.diff(examples.offsets).tolist() == [len(brought[n]) for n in kept]
+    expected = [[release.item_ids[row] in questions.relevant[n] for row in brought[n]] for n in kept]
+    assert examples.labels.tolist() == [int(label) for labels in expected for label in labels]
+    alone = [score_inputs(release, [known[n]])[2] for n in kept]
+    assert np.array_equal(examples.features, np.concatenate(alone), equal_nan=True)
+
+
+def test_negatives_are_drawn_and_positives_all_stay(parts):
+    _, _, release = parts
+    requests = mixed_requests(release.item_ids, BATCH + 50, seed=1)
+    brought = [score_inputs(release, [request])[1].rows for request in requests]
+    questions = questions_of(*[(r, [release.item_ids[n] for n in rows[:2]]) for r, rows in zip(requests, brought)])
+    config = replace(recipe(), examples=ExamplesConfig(negatives=5))
+    examples = rank_examples(release, questions, config)
+    assert len(examples) == 2  # one for each batch
+    assert sum(len(part) for part in examples) == len(requests)
+    for part in examples:
+        for first, last in zip(part.offsets[:-1], part.offsets[1:]):
+            assert part.labels[first:last].sum() == 2
+            assert last - first == 7
+    again = rank_examples(release, questions, config)
+    assert np.array_equal(again[0].features, examples[0].features, equal_nan=True)
+    other = rank_examples(release, questions, replace(config, seed=1))
+    assert not np.array_equal(other[0].features, examples[0].features, equal_nan=True)
+
+
+def test_newcomers_are_no_more_than_allowed(parts):
+    _, _, release = parts
+    seller = release.item_ids[release.retrieval.trending_rows[0]]
+    somebody, nobody = ask(seller), ask()
+    questions = questions_of(*[(somebody, [seller])] * 60, *[(nobody, [seller])] * 900)
+    examples = rank_examples(release, questions, replace(recipe(), examples=ExamplesConfig(newcomers=10.0)))
+    lengths = np.concatenate([part.features[part.offsets[:-1], FEATURES.index("history_length")] for part in examples])
+    assert ((lengths == 1).sum(), (lengths == 0).sum()) == (60, 600)
+
+
+def test_nobody_to_learn_from_gives_no_examples_and_no_ranker(parts):
+    shop, vectors, release = parts
+    assert rank_examples(release, questions_of(), recipe()) == []
+    early = CUTOFF - timedelta(days=23)  # hardly an event before it
+    workshop = Workshop(shop, vectors, recipe(), lambda steps, _: steps)
+    made = workshop.ranked_release([(early, early + timedelta(hours=1))], CUTOFF)
+    assert made.ranker is None
+    assert recommend(made, [replace(ask("red-003"), requested_at=CUTOFF)])[0].fallback == "without_ranker"
+
+
+def test_a_release_knows_nothing_from_after_its_moment(parts):
+    shop, vectors, release = parts
+    earlier = shop.interactions.time_days < days_since_epoch(START)
+    assert 0 < earlier.sum() < len(earlier)
+    past_only = replace(shop, interactions=shop.interactions.select(earlier))
+    same = fit_release(past_only, vectors, START, recipe())
+    requests = [replace(r, requested_at=START + timedelta(days=1)) for r in mixed_requests(release.item_ids, 30)]
+    for came, expected in zip(score_inputs(same, requests)[1:], score_inputs(release, requests)[1:]):
+        if isinstance(came, np.ndarray):
+            assert np.array_equal(came, expected, equal_nan=True)
+        else:
+            assert np.array_equal(came.rows, expected.rows)
+    assert release.manifest.data_cutoff == START
+
+
+def test_what_two_releases_share_is_made_once(parts):
+    shop, vectors, _ = parts
+    seen = []
+
+    def progress(steps, label):
+        seen.append(label)
+        return steps
+
+    days = [CUTOFF - timedelta(days=n) for n in (4, 3, 2)]
+    cuts = [(day, day + timedelta(days=1)) for day in days]
+    workshop = Workshop(shop, vectors, recipe(), progress)
+    workshop.ranked_release(cuts[:2], days[2])
+    second = workshop.ranked_release(cuts[1:], CUTOFF)
+    assert seen == ["examples of 25 February", "examples of 26 February", "examples of 27 February"]
+    fresh = Workshop(shop, vectors, recipe(), progress).ranked_release(cuts[1:], CUTOFF)
+    assert second.ranker.booster.model_to_string() == fresh.ranker.booster.model_to_string()
+
+
+def test_a_ranked_release_is_far_above_chance_on_later_days():
+    shop, vectors = build_shop(n_items=200, n_shoppers=400, seed=3)
+    days = [CUTOFF - timedelta(days=n) for n in (5, 4, 3)]
+    cuts = [(day, day + timedelta(days=1)) for day in days]
+    ranked = Workshop(shop, vectors, recipe(), lambda steps, _: steps).ranked_release(cuts, CUTOFF - timedelta(days=2))
+    questions = build_requests(shop.events, CUTOFF - timedelta(days=2), CUTOFF)
+    everything = np.ones(len(ranked.item_ids), bool)
+
+    def hits(release):
+        slates = recommend(release, questions.requests, available=everything)
+        return np.mean([bool({i.item_id for i in s.items} & set(t)) for s, t in zip(slates, questions.relevant)])
+
+    assert len(questions) > 100
+    drawn = np.mean([1 - (1 - len(taken) / len(ranked.item_ids)) ** 12 for taken in questions.relevant])
+    assert hits(ranked) > 3 * drawn
