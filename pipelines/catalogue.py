@@ -5,10 +5,14 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 import polars as pl
+from scipy import sparse
 
 from recsys.histories import Float32, Float64, Int32, Interactions
+from recsys.retrieval.attributes import attribute_space
+from recsys.retrieval.attributes import attribute_vectors as tfidf
 
-MAX_ATTRIBUTES = 16  # of an item that count for the overlap feature; the rest still reach the text encoder
+MAX_ATTRIBUTES = 24  # of an item that count for likeness; the rest still reach the text encoder
+SPACE_DIM = 64  # of the spaces that likeness features and explanations use
 
 
 @dataclass(frozen=True)
@@ -21,7 +25,10 @@ class Catalogue:
         price_cents: float32 [n], NaN where unknown.
         created_at_days: float64 [n], days since 1970 UTC, NaN where unknown.
         category, brand, family: int32 [n] codes, -1 where unknown.
-        attributes: int32 [n, MAX_ATTRIBUTES] codes, ascending, -1 beyond an item's own.
+        attributes: int32 [n, MAX_ATTRIBUTES] codes, ascending, -1 beyond an item's own; brand, family and each level of
+            the category are attributes too.
+        attribute_vectors: TF-IDF of them, [n, vocabulary].
+        attribute_space: float16 [n, SPACE_DIM], the same on its main axes.
         review_rows, review_ratings, review_days: int32, float32 and float64 [r].
     """
 
@@ -34,6 +41,8 @@ class Catalogue:
     brand: Int32
     family: Int32
     attributes: Int32
+    attribute_vectors: sparse.csr_matrix
+    attribute_space: npt.NDArray[np.float16]
     review_rows: Int32
     review_ratings: Float32
     review_days: Float64
@@ -46,6 +55,8 @@ def build_catalogue(items: pl.DataFrame, reviews: pl.DataFrame) -> Catalogue:
     """ITEMS and REVIEWS frames → arrays; reviews of unknown items are left out."""
     row_of = pl.DataFrame({"item_id": items["item_id"], "row": np.arange(len(items), dtype=np.int32)})
     known = reviews.select("item_id", "rating", "timestamp").join(row_of, on="item_id", maintain_order="left")
+    attributes = _attribute_codes(items)
+    attribute_vectors = tfidf(attributes)
     return Catalogue(
         item_ids=items["item_id"].to_list(),
         titles=items["title"].fill_null("").to_list(),
@@ -55,7 +66,9 @@ def build_catalogue(items: pl.DataFrame, reviews: pl.DataFrame) -> Catalogue:
         category=_codes(items["category"]),
         brand=_codes(items["brand"]),
         family=_codes(items["family"]),
-        attributes=_attribute_codes(items["attributes"]),
+        attributes=attributes,
+        attribute_vectors=attribute_vectors,
+        attribute_space=attribute_space(attribute_vectors, SPACE_DIM),
         review_rows=known["row"].to_numpy(),
         review_ratings=known["rating"].fill_null(float("nan")).to_numpy(),
         review_days=_days(known["timestamp"]),
@@ -107,13 +120,20 @@ def _days(column: pl.Series) -> Float64:
     return (column.dt.timestamp("us").cast(pl.Float64) / 86_400e6).fill_null(float("nan")).to_numpy()
 
 
-def _attribute_codes(column: pl.Series) -> Int32:
-    tokens = (
-        pl.DataFrame({"row": np.arange(len(column), dtype=np.int32), "token": column}).explode("token").drop_nulls()
-    )
+def _attribute_codes(items: pl.DataFrame) -> Int32:
+    tokens = items.select(
+        row=pl.int_range(pl.len(), dtype=pl.Int32),
+        token=pl.concat_list(
+            pl.col("attributes").fill_null([]),
+            pl.concat_list("brand=" + pl.col("brand")),
+            pl.concat_list("family=" + pl.col("family")),
+            pl.col("category").fill_null("").str.split(" > ").list.eval("category=" + pl.element()),
+        ),
+    ).explode("token")
+    tokens = tokens.drop_nulls().filter(pl.col("token") != "category=")
     tokens = tokens.with_columns(code=pl.col("token").rank("dense").cast(pl.Int32) - 1).unique(["row", "code"])
     tokens = tokens.sort("row", "code").with_columns(place=pl.int_range(pl.len()).over("row"))
     tokens = tokens.filter(pl.col("place") < MAX_ATTRIBUTES)
-    out = np.full((len(column), MAX_ATTRIBUTES), -1, np.int32)
+    out = np.full((len(items), MAX_ATTRIBUTES), -1, np.int32)
     out[tokens["row"].to_numpy(), tokens["place"].to_numpy()] = tokens["code"].to_numpy()
     return out

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.catalogue import bought_together
+from pipelines.catalogue import SPACE_DIM, bought_together
 from pipelines.night_config import NightConfig
 from pipelines.recipe import ItemVectors
 from recsys.alignment.modality import Modality
@@ -20,7 +20,6 @@ from recsys.encoders import Encoded, encode_images, encode_texts
 from recsys.encoders.text import item_text
 from recsys.histories import Histories, Int32, Interactions, days_since_epoch
 
-SPACE_DIM = 64  # of the picture and text spaces that likeness features and explanations use
 MAX_TOWER_EXAMPLES = 60_000
 
 

@@ -19,7 +19,7 @@ from recsys.histories import Float32, Interactions, days_since_epoch
 from recsys.ranking.features import FeatureTables, fit_item_features
 from recsys.ranking.train import Examples, RankerConfig, join_examples, train_ranker
 from recsys.recommend import BATCH, score_inputs
-from recsys.retrieval.fit import TablesConfig, fit_retrieval
+from recsys.retrieval.fit import IndexedContent, TablesConfig, fit_retrieval, index_content
 from recsys.retrieval.index import IndexConfig
 from recsys.retrieval.retrieve import RetrievalConfig
 from recsys.retrieval.users import UserTower
@@ -100,6 +100,7 @@ class Workshop:
         self.shop = shop
         self.vectors = vectors
         self.config = config
+        self.content = index_shop(shop, vectors, config)
         self._progress = progress
         # One release at a time: its tables are the largest thing that the night holds.
         self._latest: Release | None = None
@@ -125,7 +126,7 @@ class Workshop:
         """A release without a ranker, fitted on the events before ``as_of``."""
         if self._latest is None or self._latest.manifest.data_cutoff != as_of:
             self._latest = None  # let go of the old one before the new one is made
-            self._latest = fit_release(self.shop, self.vectors, as_of, self.config)
+            self._latest = fit_release(self.shop, self.vectors, as_of, self.config, self.content)
         return self._latest
 
     def examples(self, start: datetime, end: datetime) -> list[Examples]:
@@ -145,24 +146,43 @@ class Workshop:
         return self._examples[start, end]
 
 
-def fit_release(shop: Shop, vectors: ItemVectors, as_of: datetime, config: RecipeConfig) -> Release:
-    """A release without a ranker, fitted on the events before ``as_of``."""
+def index_shop(shop: Shop, vectors: ItemVectors, config: RecipeConfig) -> IndexedContent:
+    """The candidate sources that no event changes."""
+    catalogue = shop.catalogue
+    return index_content(
+        catalogue.item_ids,
+        vectors.fused,
+        catalogue.attribute_vectors,
+        tables=config.tables,
+        index=config.index,
+        threads=config.threads,
+    )
+
+
+def fit_release(
+    shop: Shop,
+    vectors: ItemVectors,
+    as_of: datetime,
+    config: RecipeConfig,
+    content: IndexedContent | None = None,
+) -> Release:
+    """A release without a ranker, fitted on the events before ``as_of``.
+
+    ``content`` comes from index_shop(); None makes it here.
+    """
     as_of_days = days_since_epoch(as_of)
     catalogue = shop.catalogue
     events = shop.interactions.select(shop.interactions.time_days < as_of_days)
     arrivals = arrival_days(catalogue, events, as_of_days)
     written = catalogue.review_days < as_of_days
     retrieval = fit_retrieval(
-        catalogue.item_ids,
+        content or index_shop(shop, vectors, config),
         arrivals,
-        vectors.fused,
         events,
         vectors.tower,
         as_of_days,
         tables=config.tables,
-        index=config.index,
         retrieval=config.retrieval,
-        threads=config.threads,
     )
     tables = FeatureTables(
         as_of_days=as_of_days,
@@ -179,7 +199,12 @@ def fit_release(shop: Shop, vectors: ItemVectors, as_of: datetime, config: Recip
         brand=catalogue.brand,
         family=catalogue.family,
         attributes=catalogue.attributes,
-        spaces={"fused": vectors.fused, "image": vectors.image, "text": vectors.text},
+        spaces={
+            "fused": vectors.fused,
+            "image": vectors.image,
+            "text": vectors.text,
+            "attributes": catalogue.attribute_space,
+        },
     )
     return Release(
         manifest=Manifest(

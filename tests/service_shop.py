@@ -19,7 +19,7 @@ from recsys.artifacts import Manifest, Release, save_release
 from recsys.data.releases import publish_release, record_release
 from recsys.histories import read_interactions
 from recsys.ranking.features import FeatureTables, fit_item_features
-from recsys.retrieval.fit import TablesConfig, fit_retrieval
+from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content
 from recsys.retrieval.index import IndexConfig
 from recsys.retrieval.retrieve import RetrievalConfig
 from recsys.retrieval.users import MAX_HISTORY, N_AGES, UserTower
@@ -75,17 +75,15 @@ def build_release(folder: Path, seed: int = 0) -> Release:
     catalogue = items()
     created = np.array([item["created_at"].timestamp() / 86_400 for item in catalogue])
     as_of_days = CUTOFF.timestamp() / 86_400
+    counted = TablesConfig(neighbours=20)
     retrieval = fit_retrieval(
-        ITEM_IDS,
+        index_content(ITEM_IDS, vectors, tables=counted, index=IndexConfig(), threads=1),
         created,
-        vectors,
         events,
         mean_tower(dim=16),
         as_of_days,
-        tables=TablesConfig(neighbours=20),
-        index=IndexConfig(),
+        tables=counted,
         retrieval=RetrievalConfig(**RETRIEVAL),
-        threads=1,
     )
     category = colour.astype(np.int32)
     tables = FeatureTables(

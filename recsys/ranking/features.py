@@ -6,6 +6,7 @@ LightGBM splits on missing.
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -17,7 +18,7 @@ from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, rank_within, 
 Bool = npt.NDArray[np.bool_]
 
 POPULARITY_WINDOWS_DAYS = (1, 3, 7, 30)
-SPACES = ("fused", "image", "text")  # embedding spaces in which a candidate is compared with the history
+SPACES = ("fused", "image", "text", "attributes")  # embedding spaces in which a candidate is compared with the history
 
 _SOURCE_FEATURES = tuple(f"{source}_{what}" for source in SOURCES for what in ("score", "rank")) + tuple(
     f"{table}_share" for table in TABLES
@@ -86,7 +87,7 @@ class FeatureTables:
     brand: Int32
     family: Int32
     attributes: Int32
-    spaces: Mapping[str, Float32]
+    spaces: Mapping[str, npt.NDArray[Any]]
 
 
 def compute_features(candidates: Candidates, histories: Histories, tables: FeatureTables) -> Float32:

@@ -10,6 +10,7 @@ import numpy.typing as npt
 from recsys.histories import Float32, Int64
 from recsys.ranking.features import FEATURES
 from recsys.ranking.ranker import Ranker
+from recsys.retrieval.retrieve import rank_within
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,8 @@ def train_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads
         seed: of feature sampling and of the held-out draw.
         threads: of LightGBM.
     Returns:
-        The ranker; None where there are fewer than 20 requests to learn from: an order learned from so few is noise,
-        and the order of retrieval is the honest fallback.
+        The ranker; None where there are fewer than 20 requests to learn from, or where it orders the held-out ones no
+        better than retrieval did: the order of retrieval is the honest fallback.
     """
     if len(examples) < 20:
         return None
@@ -110,7 +111,20 @@ def train_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads
         valid_sets=[held],
         callbacks=[lgb.early_stopping(config.patience, verbose=False)],
     )
-    return Ranker(booster, max(booster.best_iteration, 1))
+    ranker = Ranker(booster, max(booster.best_iteration, 1))
+    rows = np.repeat(watch, np.diff(examples.offsets))
+    request, labels = np.repeat(np.arange(len(examples)), np.diff(examples.offsets))[rows], examples.labels[rows]
+    retrieved = examples.features[rows][:, FEATURES.index("fused_score")]
+    learned = ranker.score(examples.features[rows])
+    better = _total_dcg(request, learned, labels) > _total_dcg(request, retrieved, labels)
+    return ranker if better else None
+
+
+def _total_dcg(request: Int64, scores: Float32, labels: npt.NDArray[np.int8], k: int = 12) -> float:
+    """DCG@k summed over requests, for comparing two orders of the same candidates."""
+    ranks = rank_within(request, scores)
+    hits = (labels > 0) & (ranks <= k)
+    return float((1 / np.log2(ranks[hits] + 1)).sum())
 
 
 def _dataset(examples: Examples, requests: npt.NDArray[np.bool_]) -> lgb.Dataset:

@@ -4,18 +4,22 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from scipy import sparse
 
 from recsys.errors import LeakageError
 from recsys.histories import Float32, Float64, Int32, Interactions
-from recsys.retrieval.index import IndexConfig, build_index
+from recsys.retrieval.attributes import attribute_table
+from recsys.retrieval.index import IndexConfig, ItemIndex, build_index
 from recsys.retrieval.items import (
     ItemTable,
     content_table,
     copurchase_cosine,
+    empty_table,
     log_transition_weights,
     top_table,
     transition_counts,
 )
+from recsys.retrieval.linear import linear_table
 from recsys.retrieval.retrieve import Retrieval, RetrievalConfig
 from recsys.retrieval.users import UserTower
 
@@ -31,6 +35,9 @@ class TablesConfig:
         smoothing: τ of the log transform, see log_transition_weights.
         shrinkage: of the co-purchase cosine.
         heavy_shopper_power: a shopper with L items counts L^-power for each pair.
+        linear_items: most bought items that the linear model covers; see linear_table() for what they cost.
+        linear_penalty: its λ, in shoppers.
+        linear_content: weight of the item embeddings in it, in shoppers.
         trending_half_life_days: of a sale in the trending score.
     """
 
@@ -40,33 +47,78 @@ class TablesConfig:
     smoothing: float = 12_000.0
     shrinkage: float = 1.0
     heavy_shopper_power: float = 0.25
+    linear_items: int = 5_000
+    linear_penalty: float = 50.0
+    linear_content: float = 2.0
     trending_half_life_days: float = 1.0
 
 
-def fit_retrieval(
+@dataclass(frozen=True)
+class IndexedContent:
+    """The sources that depend on content alone: made once, shared by every moment that a night fits.
+
+    Attributes:
+        item_ids: of each row.
+        embeddings: float32 [n, d], unit norm or zero.
+        index: Faiss over them.
+        content: each item's nearest by embedding.
+        attributes: each item's nearest by declared attributes.
+    """
+
+    item_ids: Sequence[str]
+    embeddings: Float32
+    index: ItemIndex
+    content: ItemTable
+    attributes: ItemTable
+
+
+def index_content(
     item_ids: Sequence[str],
-    created_at_days: Float64,
     embeddings: Float32,
+    attributes: sparse.csr_matrix | None = None,
+    *,
+    tables: TablesConfig,
+    index: IndexConfig,
+    threads: int,
+) -> IndexedContent:
+    """Build the index and the tables of what resembles what.
+
+    Args:
+        item_ids: of each row.
+        embeddings: float32 [n, d], unit norm or zero.
+        attributes: from attribute_vectors(); None: the shop declares none.
+        tables, index: see their classes.
+        threads: of Faiss.
+    """
+    item_index = build_index(item_ids, embeddings, index, threads)
+    return IndexedContent(
+        item_ids=item_ids,
+        embeddings=embeddings,
+        index=item_index,
+        content=content_table(embeddings, item_index.search_many, min(tables.neighbours, 50)),
+        attributes=empty_table(len(item_ids)) if attributes is None else attribute_table(attributes, tables.neighbours),
+    )
+
+
+def fit_retrieval(
+    content: IndexedContent,
+    created_at_days: Float64,
     events: Interactions,
     tower: UserTower,
     as_of_days: float,
     *,
     tables: TablesConfig,
-    index: IndexConfig,
     retrieval: RetrievalConfig,
-    threads: int,
 ) -> Retrieval:
     """Build every candidate source as it stood at ``as_of_days``.
 
     Args:
-        item_ids: of each row.
+        content: the sources that do not depend on the moment.
         created_at_days: float64 [n], days since 1970, NaN where unknown.
-        embeddings: float32 [n, d], unit norm or zero.
         events: all strictly before ``as_of_days``.
         tower: history → user vectors.
         as_of_days: the moment, days since 1970 UTC.
-        tables, index, retrieval: see their classes.
-        threads: of Faiss.
+        tables, retrieval: see their classes.
 
     Raises:
         LeakageError: an event is not before ``as_of_days``.
@@ -75,16 +127,19 @@ def fit_retrieval(
         raise LeakageError(
             f"expected events before day {as_of_days:.6f} (since 1970 UTC), came one at {events.time_days.max():.6f}"
         )
-    n_items = len(item_ids)
-    item_index = build_index(item_ids, embeddings, index, threads)
+    n_items = len(content.item_ids)
     trending = trending_scores(events, n_items, as_of_days, tables.trending_half_life_days)
     order = np.argsort(-trending, kind="stable").astype(np.int32)
     return Retrieval(
-        index=item_index,
-        embeddings=embeddings,
+        index=content.index,
+        embeddings=content.embeddings,
         tower=tower,
         tables=count_tables(events, n_items, tables)
-        | {"content": content_table(embeddings, item_index.search_many, min(tables.neighbours, 50))},
+        | {
+            "linear": _linear_table(events, content.embeddings, tables),
+            "content": content.content,
+            "attributes": content.attributes,
+        },
         trending=trending,
         trending_rows=order[trending[order] > 0],
         newest=newest_rows(created_at_days, as_of_days),
@@ -97,9 +152,7 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
     decayed = transition_counts(events, n_items, max_distance=config.max_distance, distance_power=config.distance_power)
     adjacent = transition_counts(events, n_items, max_distance=1, distance_power=0.0)
     weights = log_transition_weights(decayed, config.smoothing)
-    purchases = events.of_type("purchase")
-    # A shop that logs no purchases still has views that go together.
-    taken = purchases if len(purchases) else events
+    taken = _taken(events)
     cosine = copurchase_cosine(
         taken.shoppers,
         taken.rows,
@@ -116,10 +169,28 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
     }
 
 
+def _taken(events: Interactions) -> Interactions:
+    """The purchases; a shop that logs none still has views that go together."""
+    purchases = events.of_type("purchase")
+    return purchases if len(purchases) else events
+
+
+def _linear_table(events: Interactions, embeddings: Float32, config: TablesConfig) -> ItemTable:
+    taken = _taken(events)
+    return linear_table(
+        taken.shoppers,
+        taken.rows,
+        embeddings,
+        penalty=config.linear_penalty,
+        content_weight=config.linear_content,
+        max_items=config.linear_items,
+        k=config.neighbours,
+    )
+
+
 def trending_scores(events: Interactions, n_items: int, as_of_days: float, half_life_days: float) -> Float32:
     """Σ over recent sales of 2^(-age / half-life), float32 [n]; over all events where nothing was ever sold."""
-    purchases = events.of_type("purchase")
-    counted = purchases if len(purchases) else events
+    counted = _taken(events)
     weights = np.exp2(-(as_of_days - counted.time_days) / half_life_days)
     return np.bincount(counted.rows, weights=weights, minlength=n_items).astype(np.float32)
 

@@ -1,0 +1,68 @@
+"""Likeness by declared attributes: who shares a rare trait is closer than who shares a common one."""
+
+import numpy as np
+from scipy import sparse
+from scipy.sparse.linalg import svds
+
+from recsys.histories import Float32, Int32
+from recsys.retrieval.items import ItemTable, empty_table, top_table
+
+BLOCK = 2_048  # rows of the product computed at once
+MAX_HOLDERS = 500  # an attribute of more items than this brings no neighbours: everything shares it
+
+
+def attribute_vectors(codes: Int32) -> sparse.csr_matrix:
+    """TF-IDF of attributes, unit norm: weight ln(n / holders) where an item has it (Spärck Jones 1972).
+
+    Args:
+        codes: int32 [n, a], each item's distinct attribute codes, -1 beyond its own.
+    Returns:
+        float32 [n, vocabulary]; a zero row for an item without attributes.
+    """
+    n_items = len(codes)
+    rows, places = np.nonzero(codes >= 0)
+    columns = codes[rows, places]
+    holders = np.bincount(columns, minlength=1)
+    idf = np.log(n_items / np.maximum(holders, 1)).astype(np.float32)
+    vectors = sparse.csr_matrix((idf[columns], (rows, columns)), shape=(n_items, len(holders)), dtype=np.float32)
+    norms = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel())
+    return sparse.csr_matrix(sparse.diags(1 / np.maximum(norms, 1e-9)) @ vectors)
+
+
+def attribute_table(vectors: sparse.csr_matrix, k: int) -> ItemTable:
+    """Each item's ``k`` nearest by cosine of ``vectors``; only attributes of few items bring anybody."""
+    n_items = vectors.shape[0]
+    holders = np.diff(vectors.tocsc().indptr)
+    telling = vectors[:, np.flatnonzero(holders <= MAX_HOLDERS)].tocsr()
+    if telling.nnz == 0:
+        return empty_table(n_items)
+    turned = telling.T.tocsr()
+    parts = []
+    for start in range(0, n_items, BLOCK):
+        near = (telling[start : start + BLOCK] @ turned).tocoo()
+        other = near.row + start != near.col
+        near = sparse.coo_matrix((near.data[other], (near.row[other], near.col[other])), shape=near.shape)
+        parts.append(top_table(near.tocsr(), k))
+    width = max(part.neighbours.shape[1] for part in parts)
+    pads = [((0, 0), (0, width - part.neighbours.shape[1])) for part in parts]
+    return ItemTable(
+        np.concatenate([np.pad(part.neighbours, pad, constant_values=-1) for part, pad in zip(parts, pads)]),
+        np.concatenate([np.pad(part.weights, pad) for part, pad in zip(parts, pads)]),
+    )
+
+
+def attribute_space(vectors: sparse.csr_matrix, dim: int) -> np.ndarray:
+    """``vectors`` on their ``dim`` main axes (truncated SVD), unit norm, float16 [n, dim]: cosine for any two items."""
+    n_items, vocabulary = vectors.shape
+    out = np.zeros((n_items, dim), np.float16)
+    rank = min(dim, n_items - 1, vocabulary - 1)
+    if rank < 1 or vectors.nnz == 0:
+        return out
+    # Started from a fixed vector, so that two nights get the same bits.
+    _, _, axes = svds(vectors, k=rank, v0=np.ones(min(vectors.shape), np.float32), rng=np.random.default_rng(0))
+    order = np.arange(rank)[::-1]
+    reduced: Float32 = np.asarray(vectors @ axes[order].T, np.float32)
+    norms = np.linalg.norm(reduced, axis=1, keepdims=True)
+    out[:, :rank] = reduced / np.maximum(norms, 1e-9)
+    out[np.diff(vectors.indptr) == 0] = 0
+    return out
