@@ -184,6 +184,12 @@ def test_plots_take_their_colours_from_the_page():
     assert " id=" not in svg.replace("<clipPath id=", "")
 
 
+def test_large_changes_leave_room_between_the_labels_of_a_forest():
+    svg = plots.forest({"some": compare([0.01, 0.02], [0.3, 0.8])})
+    labels = re.findall(r"[+−-][\d.]+%", svg)
+    assert 2 <= len(labels) <= 6, labels
+
+
 def test_a_metric_that_was_zero_under_a_has_no_place_in_a_forest():
     svg = plots.forest({"some": compare([1.0, 2.0], [2.0, 2.0]), "none": compare([0.0, 0.0], [1.0, 1.0])})
     assert ">some<" in svg

@@ -75,6 +75,7 @@ def forest(comparisons: Mapping[str, Comparison], label: str = "change of B agai
             axes.plot(comparison.difference * scale, place, "o", color=colour, markersize=7)
         axes.set_yticks(range(len(shown)), list(shown), color=INK)
         axes.set_ylim(len(shown) - 0.4, -0.6)
+        axes.locator_params(axis="x", nbins=5)  # "+2500%" is wide: more of them would run into each other
         axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: f"{value:+g}%" if value else "0"))
         axes.grid(axis="y", visible=False)
         axes.set_xlabel(label)
