@@ -19,7 +19,7 @@ from recsys.ranking.train import RankerConfig
 from recsys.request import PLACEMENTS, Interaction, Request
 from recsys.retrieval.fit import TablesConfig
 from recsys.retrieval.index import IndexConfig
-from recsys.retrieval.retrieve import RetrievalConfig
+from recsys.retrieval.retrieve import SOURCES, RetrievalConfig
 from recsys.retrieval.users import MAX_HISTORY, N_AGES, UserTower
 from recsys.schema import EVENT_TYPES, EVENTS, ITEMS, REVIEWS, validate
 
@@ -160,10 +160,13 @@ def _taste_vectors(taste_of: np.ndarray, rng: np.random.Generator) -> np.ndarray
 
 def recipe(index: IndexConfig = EXACT, **retrieval: object) -> RecipeConfig:
     """A recipe that suits a shop of eighty items; ``retrieval`` replaces fields of RetrievalConfig."""
+    # Retrieval's own order is poor, so that a ranker is always worth keeping.
+    poor = dict.fromkeys(SOURCES, 0.0) | {"new": 1.0}
+    chosen = {"depth": 12, "trending_depth": 10, "new_depth": 4, "fusion_weight": poor, **retrieval}
     return RecipeConfig(
         tables=TablesConfig(neighbours=12, smoothing=50.0),
         index=index,
-        retrieval=RetrievalConfig(**{"depth": 12, "trending_depth": 10, "new_depth": 4, **retrieval}),  # type: ignore[arg-type]
+        retrieval=RetrievalConfig(**chosen),  # type: ignore[arg-type]
         examples=ExamplesConfig(max_requests=200, negatives=30),
         ranker=RankerConfig(trees=25, min_leaf=10),
         threads=1,

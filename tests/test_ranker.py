@@ -1,5 +1,7 @@
 """The ranker finds a planted preference, says None where there is too little to learn from, and survives the disk."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -10,6 +12,7 @@ from recsys.ranking.train import Examples, RankerConfig, join_examples, train_ra
 
 CONFIG = RankerConfig(trees=40, min_leaf=10)
 WANTED = FEATURES.index("price_cents")
+RETRIEVED = FEATURES.index("fused_score")
 
 
 def planted(n_requests=60, seed=0, size=20):
@@ -59,12 +62,27 @@ def test_too_few_requests_teach_nothing():
     assert train_ranker(planted(n_requests=19), CONFIG, seed=0, threads=1) is None
 
 
+def retrieved_by(examples, score):
+    """The same examples, but retrieval orders them by ``score`` times the price."""
+    features = examples.features.copy()
+    features[:, RETRIEVED] = score * features[:, WANTED]
+    return replace(examples, features=features)
+
+
+def test_a_ranker_that_adds_nothing_to_retrieval_is_not_kept():
+    cheapest_first = retrieved_by(planted(200), -1)
+    assert train_ranker(cheapest_first, CONFIG, seed=0, threads=1) is None
+    dearest_first = retrieved_by(planted(200), 1)
+    assert train_ranker(dearest_first, CONFIG, seed=0, threads=1) is not None
+
+
 @pytest.mark.parametrize("seed", range(8))
 def test_twenty_requests_are_enough_whatever_the_draw(seed):
-    # Of twenty requests a draw of 15 % may leave none to watch, and a draw of 1 % nearly always does.
+    # Of twenty requests an even draw of 15 % may leave none to watch, and one of 1 % nearly always does.
     for held_out in (0.15, 0.01, 0.99):
         config = RankerConfig(trees=3, min_leaf=5, held_out=held_out)
-        assert train_ranker(planted(n_requests=20), config, seed=seed, threads=1) is not None
+        examples = retrieved_by(planted(n_requests=20), 1)
+        assert train_ranker(examples, config, seed=seed, threads=1) is not None
 
 
 def test_a_saved_ranker_gives_the_same_bits(ranker, tmp_path):
