@@ -8,7 +8,7 @@ from recsys.histories import Float32, Int32
 from recsys.retrieval.items import ItemTable, empty_table, top_table
 
 BLOCK = 2_048  # rows of the product computed at once
-MAX_HOLDERS = 500  # an attribute of more items than this brings no neighbours: everything shares it
+MAX_HOLDERS = 200  # an attribute of more items than this brings no neighbours: everything shares it
 
 
 def attribute_vectors(codes: Int32) -> sparse.csr_matrix:
