@@ -40,6 +40,11 @@ def days_since_epoch(moment: datetime) -> float:
     return (moment - _EPOCH) / _DAY
 
 
+def moment_of(days: float) -> datetime:
+    """Days since 1970 → the UTC moment, to the microsecond: the inverse of :func:`days_since_epoch`, for people."""
+    return _EPOCH + days * _DAY
+
+
 @dataclass(frozen=True, slots=True)
 class Histories:
     """The known past of a batch of requests, oldest first, the page's own items last.

@@ -1,6 +1,6 @@
 """Requests and events become arrays: what is kept, in which order, how old."""
 
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 
 import numpy as np
 import polars as pl
@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from recsys.errors import SchemaError
-from recsys.histories import days_since_epoch, read_histories, read_interactions
+from recsys.histories import days_since_epoch, moment_of, read_histories, read_interactions
 from recsys.request import Interaction, Request
 from recsys.schema import EVENT_TYPES, EVENTS, HISTORY_EVENT_TYPES
 from tests.builders import CUTOFF, events_frame, histories_of
@@ -76,6 +76,11 @@ def test_an_unknown_event_type_or_placement_is_named():
 
 def test_moments_are_days_since_1970():
     assert days_since_epoch(CUTOFF) == CUTOFF.timestamp() / 86_400
+
+
+@given(st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
+def test_days_since_1970_are_moments_to_the_microsecond(moment):
+    assert moment_of(days_since_epoch(moment)) == moment
 
 
 def test_positions_count_from_the_newest():

@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import LeakageError
-from recsys.histories import PURCHASE, Float32, Float64, Histories, Int32, Interactions
+from recsys.histories import PURCHASE, Float32, Float64, Histories, Int32, Interactions, moment_of
 from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, rank_within, steps_from_newest
 
 Bool = npt.NDArray[np.bool_]
@@ -105,8 +105,8 @@ def compute_features(candidates: Candidates, histories: Histories, tables: Featu
     """
     if len(histories) and tables.as_of_days > float(histories.requested_at_days.min()) + 1e-9:
         raise LeakageError(
-            f"expected requests at or after day {tables.as_of_days:.6f} (since 1970 UTC, when the tables were fitted), "
-            f"came one at {histories.requested_at_days.min():.6f}"
+            f"expected requests at or after {moment_of(tables.as_of_days).isoformat()}, where the release's own data "
+            f"end, came one at {moment_of(float(histories.requested_at_days.min())).isoformat()}"
         )
     out = np.full((len(candidates), len(FEATURES)), np.nan, np.float32)
     bounds = candidates.offsets.tolist()

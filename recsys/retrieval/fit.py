@@ -7,7 +7,7 @@ import numpy as np
 from scipy import sparse
 
 from recsys.errors import LeakageError
-from recsys.histories import Float32, Float64, Int32, Interactions
+from recsys.histories import Float32, Float64, Int32, Interactions, moment_of
 from recsys.retrieval.attributes import attribute_table
 from recsys.retrieval.index import IndexConfig, ItemIndex, build_index
 from recsys.retrieval.items import (
@@ -125,7 +125,8 @@ def fit_retrieval(
     """
     if len(events) and float(events.time_days.max()) >= as_of_days:
         raise LeakageError(
-            f"expected events before day {as_of_days:.6f} (since 1970 UTC), came one at {events.time_days.max():.6f}"
+            f"expected events before {moment_of(as_of_days).isoformat()}, "
+            f"came one at {moment_of(float(events.time_days.max())).isoformat()}"
         )
     n_items = len(content.item_ids)
     trending = trending_scores(events, n_items, as_of_days, tables.trending_half_life_days)
