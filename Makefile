@@ -29,5 +29,6 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	$(BIN)/pip install -c constraints.txt -e '.[dev]'
 	touch $@
 
+# Not var/: it may hold a shop's database.
 clean:
-	rm -rf $(VENV) var build *.egg-info
+	rm -rf $(VENV) build *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

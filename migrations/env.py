@@ -1,6 +1,6 @@
 """How Alembic reaches the database.
 
-``alembic -x url=sqlite:///var/shop.db upgrade head``, or the URL in RECSYS_DATABASE_URL; called from
+``alembic -x url=sqlite:///var/shop.db upgrade head``, or the URL in RECSYS_DATABASE; called from
 ``recsys.data.database.upgrade_database``, the engine comes with the configuration.
 """
 
@@ -22,9 +22,9 @@ def get_engine() -> Engine:
     engine: Engine | None = context.config.attributes.get("engine")
     if engine is not None:
         return engine
-    url = context.get_x_argument(as_dictionary=True).get("url") or os.environ.get("RECSYS_DATABASE_URL")
+    url = context.get_x_argument(as_dictionary=True).get("url") or os.environ.get("RECSYS_DATABASE")
     if not url:
-        raise SystemExit("which database? give -x url=sqlite:///var/shop.db or set RECSYS_DATABASE_URL")
+        raise SystemExit("which database? give -x url=sqlite:///var/shop.db or set RECSYS_DATABASE")
     return open_database(url)
 
 

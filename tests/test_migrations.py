@@ -125,7 +125,7 @@ def test_each_database_has_its_own_identity(tmp_path: Path) -> None:
 def test_the_alembic_command(tmp_path: Path, by: str) -> None:
     url = f"sqlite:///{tmp_path}/shop.db"
     arguments = ["-x", f"url={url}"] if by == "argument" else []
-    environment = {**os.environ, **({"RECSYS_DATABASE_URL": url} if by == "environment" else {})}
+    environment = {**os.environ, **({"RECSYS_DATABASE": url} if by == "environment" else {})}
     program = [sys.executable, "-m", "alembic", *arguments, "upgrade", "head"]
     subprocess.run(program, cwd=ROOT, env=environment, check=True, capture_output=True)
     engine = open_database(url)
@@ -134,11 +134,11 @@ def test_the_alembic_command(tmp_path: Path, by: str) -> None:
 
 
 def test_the_alembic_command_asks_which_database() -> None:
-    environment = {name: value for name, value in os.environ.items() if name != "RECSYS_DATABASE_URL"}
+    environment = {name: value for name, value in os.environ.items() if name != "RECSYS_DATABASE"}
     program = [sys.executable, "-m", "alembic", "upgrade", "head"]
     done = subprocess.run(program, cwd=ROOT, env=environment, check=False, capture_output=True, text=True)
     assert done.returncode != 0
-    assert "RECSYS_DATABASE_URL" in done.stderr
+    assert "RECSYS_DATABASE" in done.stderr
 
 
 def _head(engine: Engine) -> str:
