@@ -202,7 +202,7 @@ def main() -> None:
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--count", type=int, default=512, help="inputs that the lowest cosine is taken over")
     parser.add_argument(
-        "--timed", type=int, default=256, help="sentences that are timed in each round; of pictures half as many"
+        "--timed", type=int, default=128, help="sentences that are timed in each round; of pictures half as many"
     )
     parser.add_argument("--rounds", type=int, default=5)
     arguments = parser.parse_args()

@@ -453,34 +453,55 @@ def test_timm_models_run_fast_and_give_what_they_give_plainly(name: str) -> None
     with torch.no_grad():
         plain = model(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
     for precision, least in (("float32", 0.99999), ("bfloat16", 0.99)):
-        ours = run_images(fast_image_model(network, precision), network, pixels)
+        fast = fast_image_model(network, precision)
+        assert isinstance(fast, torch.fx.GraphModule) == any(
+            isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()
+        )
+        ours = run_images(fast, network, pixels)
         assert cosine(ours, plain).min() > least
 
 
 def test_a_convolutional_network_is_really_fused() -> None:
     import timm
+    import torch
 
     from recsys.encoders.fuse import FusedConvolution, fuse_convolutions
 
     model = timm.create_model("test_efficientnet", pretrained=False, num_classes=0).eval()
-    fused = fuse_convolutions(model, 160, 4, bfloat16=True)
+    fused = fuse_convolutions(model, torch.rand(4, 3, 160, 160), bfloat16=True)
     assert fused is not None
     kinds = [type(module).__name__ for module in fused.modules()]
     assert not any("BatchNorm" in kind for kind in kinds)
     assert sum(isinstance(module, FusedConvolution) for module in fused.modules()) > 10
     assert any("BatchNorm" in type(module).__name__ for module in model.modules())  # the model itself is untouched
-    assert fuse_convolutions(timm.create_model("test_vit", pretrained=False).eval(), 160, 4, bfloat16=True) is None
+    assert (
+        fuse_convolutions(timm.create_model("test_vit", pretrained=False).eval(), torch.rand(4, 3, 160, 160), True)
+        is None
+    )
 
 
-def test_rounded_filters_keep_their_sum() -> None:
+def test_rounding_leaves_flat_regions_and_the_mean_where_they_were() -> None:
     import torch
 
-    from recsys.encoders.fuse import _round_filters
+    from recsys.encoders.fuse import _round_filters, _round_weights
 
-    weight = torch.randn(64, 1, 3, 3, generator=torch.Generator().manual_seed(0))
+    random = torch.Generator().manual_seed(0)
+    weight = torch.randn(64, 1, 3, 3, generator=random)
     ours, plain = _round_filters(weight), weight.bfloat16()
     assert (ours.float() - weight).abs().max() < 0.02
     drift = [(rounded.double().sum((2, 3)) - weight.double().sum((2, 3))).abs().mean() for rounded in (ours, plain)]
+    assert drift[0] < drift[1] / 4
+
+    weight, bias = torch.randn(32, 20, 1, 1, generator=random), 20 * torch.randn(32, generator=random)
+    mean = torch.rand(40, generator=random)
+    ours, plain = _round_weights(weight, bias, mean, groups=2), weight.bfloat16()
+    assert (ours.float() - weight).abs().max() < 0.05
+    given = mean.double().view(1, 40, 1, 1)
+    wanted = torch.conv2d(given, weight.double(), bias.double(), groups=2)
+    drift = [
+        (torch.conv2d(given, rounded.double(), bias.bfloat16().double(), groups=2) - wanted).abs().mean()
+        for rounded in (ours, plain)
+    ]
     assert drift[0] < drift[1] / 4
 
 

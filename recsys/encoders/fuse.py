@@ -6,8 +6,8 @@ These are the calls that torch.compile's own CPU backend emits; unlike it, nothi
 
 In bfloat16 the early spatial filters decide the accuracy: product photos are mostly flat background, where a rounded
 filter errs the same way in every pixel and nothing averages out. So filters that give at least a quarter of the input's
-pixels (stride 2 or less) stay in float32; the later ones are rounded so that each keeps its sum, which leaves flat
-regions right; 1 x 1 convolutions, where the time goes, are plain bfloat16. Products are summed in float32 throughout.
+pixels (stride 2 or less) stay in float32. The rest is rounded to bfloat16 with care: a spatial filter keeps its sum,
+which leaves flat regions right, and every filter the mean of its output. Products are summed in float32 throughout.
 """
 
 from collections.abc import Callable
@@ -36,13 +36,13 @@ def fused_calls_exist() -> bool:
     )
 
 
-def fuse_convolutions(model: nn.Module, size: int, batch: int, bfloat16: bool) -> fx.GraphModule | None:
+def fuse_convolutions(model: nn.Module, example: Tensor, bfloat16: bool) -> fx.GraphModule | None:
     """A copy of ``model`` whose convolutions are fused and packed; the model itself stays as it is.
 
     Args:
-        model: in eval mode, takes float32 [batch, 3, size, size].
-        size: side of its input, pixels.
-        batch: the batch that the packing is tuned for; others work too.
+        model: in eval mode.
+        example: float32 [batch, 3, size, size], such as the model will see: the packing is tuned for its shape (other
+            batches work too), and what bfloat16 rounds off is made up for at its mean.
         bfloat16: compute in bfloat16 where it does no harm (see above).
     Returns:
         None where the model cannot be traced, or has no convolution followed by a batch norm.
@@ -51,54 +51,64 @@ def fuse_convolutions(model: nn.Module, size: int, batch: int, bfloat16: bool) -
         graph = _Tracer().trace(model)
         traced = fx.GraphModule(model, graph)
         with torch.inference_mode():
-            ShapeProp(traced).propagate(torch.zeros(batch, 3, size, size))
+            _Recorder(traced).propagate(example)
     except Exception:  # models with control flow on tensors; fx raises what it meets
         return None
     modules = dict(traced.named_modules())
-    n_fused = 0
+    replaced: list[nn.BatchNorm2d | None] = []
     for node in list(graph.nodes):
-        convolution = modules.get(node.target) if node.op == "call_module" else None
-        if not isinstance(convolution, nn.Conv2d) or convolution.padding_mode != "zeros":
+        found = _find_layer(node, modules)
+        if found is None:
             continue
-        chain = [node]
-        following = _only_user(chain[-1], modules)
-        norm = None
-        if following is not None and isinstance(following[1], nn.BatchNorm2d):
-            norm = following[1]
-            chain.append(following[0])
-            following = _only_user(chain[-1], modules)
-        activation = getattr(norm, "act", None)  # timm's norm layers carry their activation
-        if type(getattr(norm, "drop", None)) not in (nn.Identity, type(None)):
-            continue
-        if activation is None and following is not None and type(following[1]) in _ACTIVATIONS:
-            activation = following[1]
-            chain.append(following[0])
-        activation = activation or nn.Identity()
-        if type(activation) not in _ACTIVATIONS:
-            continue
-        before = tuple(node.args[0].meta["tensor_meta"].shape)
-        after = tuple(node.meta["tensor_meta"].shape)
-        early = max(convolution.kernel_size) > 1 and 4 * after[-1] * after[-2] >= size * size
+        convolution, norm, activation, chain = found
+        source, result = cast(fx.Node, chain[0].args[0]), chain[0].meta["tensor_meta"].shape
+        early = (
+            max(convolution.kernel_size) > 1 and 4 * result[-1] * result[-2] >= example.shape[-1] * example.shape[-2]
+        )
         dtype = torch.float32 if early or not bfloat16 else torch.bfloat16
+        shape = tuple(source.meta["tensor_meta"].shape)
         try:
-            fused = FusedConvolution(convolution, norm, activation, before, dtype)
+            fused = FusedConvolution(convolution, norm, activation, shape, source.meta["mean"], dtype)
         except ValueError:
             continue
-        name = f"fused_{n_fused}"
+        name = f"fused_{len(replaced)}"
+        replaced.append(norm)
         traced.add_module(name, fused)
         with graph.inserting_after(chain[-1]):
-            replacement = graph.call_module(name, (node.args[0],))
+            replacement = graph.call_module(name, (source,))
         replacement.meta = dict(chain[-1].meta)
         chain[-1].replace_all_uses_with(replacement)
         for dead in reversed(chain):
             graph.erase_node(dead)
-        n_fused += norm is not None
-    if not n_fused:
+    if not any(replaced):
         return None
     traced.delete_all_unused_submodules()
     graph.lint()
     traced.recompile()
     return traced
+
+
+def _find_layer(
+    node: fx.Node, modules: dict[str, Any]
+) -> tuple[nn.Conv2d, nn.BatchNorm2d | None, nn.Module, list[fx.Node]] | None:
+    """A convolution, the norm and the activation that alone use it, and their nodes; None where it cannot be fused."""
+    convolution = modules.get(str(node.target)) if node.op == "call_module" else None
+    if not isinstance(convolution, nn.Conv2d) or convolution.padding_mode != "zeros":
+        return None
+    chain, norm = [node], None
+    following = _only_user(node, modules)
+    if following is not None and isinstance(following[1], nn.BatchNorm2d):
+        norm = following[1]
+        chain.append(following[0])
+        following = _only_user(chain[-1], modules)
+    if not isinstance(getattr(norm, "drop", nn.Identity()), nn.Identity):
+        return None
+    activation = getattr(norm, "act", None)  # timm's norm layers carry their activation
+    if activation is None and following is not None and type(following[1]) in _ACTIVATIONS:
+        activation = following[1]
+        chain.append(following[0])
+    activation = activation or nn.Identity()
+    return (convolution, norm, activation, chain) if type(activation) in _ACTIVATIONS else None
 
 
 class FusedConvolution(nn.Module):
@@ -109,6 +119,7 @@ class FusedConvolution(nn.Module):
         norm: folded into the weights; None for none.
         activation: one of _ACTIVATIONS.
         shape: of the input, [batch, channels, height, width].
+        mean: of the input, float32 [channels].
         dtype: of the weights and of the output.
     Raises:
         ValueError: the padding cannot be had from one call.
@@ -120,6 +131,7 @@ class FusedConvolution(nn.Module):
         norm: nn.BatchNorm2d | None,
         activation: nn.Module,
         shape: tuple[int, ...],
+        mean: Tensor,
         dtype: torch.dtype,
     ) -> None:
         super().__init__()
@@ -128,10 +140,12 @@ class FusedConvolution(nn.Module):
         self.dtype = dtype
         self.arguments = (padding, list(folded.stride), list(folded.dilation), folded.groups)
         self.activation = _ACTIVATIONS[type(activation)]
-        weight = _round_filters(weight.detach()) if dtype == torch.bfloat16 else weight.detach()
-        weight = weight.to(dtype).contiguous(memory_format=torch.channels_last)
+        weight, bias = weight.detach(), None if folded.bias is None else folded.bias.detach()
+        if dtype == torch.bfloat16:
+            weight = _round_weights(weight, bias, mean, folded.groups)
+        weight = weight.contiguous(memory_format=torch.channels_last)
         self.weight = torch.ops.mkldnn._reorder_convolution_weight(weight, *self.arguments, list(shape))
-        self.bias = None if folded.bias is None else folded.bias.detach().to(dtype)
+        self.bias = None if bias is None else bias.to(dtype)
 
     def forward(self, x: Tensor) -> Tensor:
         """float32 or bfloat16 [n, c, h, w] → ``dtype`` [n, c', h', w']."""
@@ -189,6 +203,49 @@ def _round_filters(weight: Tensor) -> Tensor:
         rounded.scatter_(-1, place, wanted.bfloat16().double())
         error = wanted - wanted.bfloat16().double()
     return rounded.bfloat16().view_as(weight)
+
+
+def _round_weights(weight: Tensor, bias: Tensor | None, mean: Tensor, groups: int) -> Tensor:
+    """Round to bfloat16 so that the layer gives, at the mean of its input, what it gave before rounding.
+
+    The bias has to be bfloat16 too, and its error shifts a whole channel. Eight weights of each filter, from the one
+    whose last bit moves the output most to the one that hardly does, take on what is left of it and of the other
+    weights' errors, each at most one bit. (Correcting the shift that rounding causes: Nagel et al. 2019,
+    arXiv:1906.04721, section 4.2.)
+
+    Args:
+        weight: float32 [out, in / groups, height, width].
+        bias: float32 [out].
+        mean: of the input, float32 [in].
+    Returns:
+        bfloat16 of the weight's shape.
+    """
+    exact, rounded = weight.double().flatten(1), _round_filters(weight).double().flatten(1)
+    inputs = mean.double().view(groups, -1).repeat_interleave(weight.shape[0] // groups, 0)
+    inputs = inputs.repeat_interleave(weight.shape[2] * weight.shape[3], 1)
+    error = ((exact - rounded) * inputs).sum(1, keepdim=True)
+    if bias is not None:
+        error += (bias.double() - bias.bfloat16().double()).unsqueeze(1)
+    order = (rounded * inputs).abs().argsort(dim=1, descending=True)
+    for rank in torch.linspace(0, order.shape[1] - 1, min(8, order.shape[1])).long():
+        place = order[:, rank : rank + 1]
+        before, each = rounded.gather(1, place), inputs.gather(1, place)
+        wanted = torch.where(each.abs() > 1e-3, error / each, 0.0)
+        bit = before.abs() * 2**-7
+        after = (before + wanted.clamp(-bit, bit)).bfloat16().double()
+        rounded.scatter_(1, place, after)
+        error -= (after - before) * each
+    return rounded.bfloat16().view_as(weight)
+
+
+class _Recorder(ShapeProp):
+    """Runs the network and notes each step's shape, and the mean of its output by channel."""
+
+    def run_node(self, node: fx.Node) -> Any:
+        result = super().run_node(node)
+        if isinstance(result, Tensor) and result.ndim == 4:
+            node.meta["mean"] = result.mean((0, 2, 3))
+        return result
 
 
 class _Tracer(fx.Tracer):

@@ -201,8 +201,9 @@ def fast_image_model(network: ImageNetwork, precision: str) -> Callable[[Tensor]
     The fused form is used only if it gives what the plain one gives on a noise picture.
     """
     bfloat16 = precision == "bfloat16"
+    example = _normalised(network, _typical_pictures(network.size))
     probe = torch.randn(1, 3, network.size, network.size, generator=torch.Generator().manual_seed(0))
-    if fused_calls_exist() and (fused := fuse_convolutions(network.model, network.size, BATCH, bfloat16)):
+    if fused_calls_exist() and (fused := fuse_convolutions(network.model, example, bfloat16)):
         try:
             with torch.inference_mode():
                 likeness = torch.cosine_similarity(fused(probe).float(), network.model(probe)).item()
@@ -262,10 +263,25 @@ def run_images(
     """uint8 [n, size, size, 3] → float32 [n, dim]."""
     with torch.inference_mode():
         batch = torch.from_numpy(pixels).permute(0, 3, 1, 2).float()
-        scale = torch.tensor(network.std).view(1, 3, 1, 1) * 255
-        shift = torch.tensor(network.mean).view(1, 3, 1, 1) * 255
-        vectors: npt.NDArray[np.float32] = model(batch.sub_(shift).div_(scale)).float().numpy()
+        vectors: npt.NDArray[np.float32] = model(_normalised(network, batch)).float().numpy()
     return vectors
+
+
+def _normalised(network: ImageNetwork, batch: Tensor) -> Tensor:
+    """float32 [n, 3, size, size] of 0 to 255, changed in place, as the network wants it."""
+    scale = torch.tensor(network.std).view(1, 3, 1, 1) * 255
+    shift = torch.tensor(network.mean).view(1, 3, 1, 1) * 255
+    return batch.sub_(shift).div_(scale)
+
+
+def _typical_pictures(size: int) -> Tensor:
+    """What product photos have in common, float32 [BATCH, 3, size, size] of 0 to 255: soft blobs on white."""
+    blobs = torch.rand(BATCH, 3, 6, 6, generator=torch.Generator().manual_seed(0)) * 255
+    top, left = size // 7, size // 5
+    pictures = torch.full((BATCH, 3, size, size), 255.0)
+    blobs = nn.functional.interpolate(blobs, (size - 2 * top, size - 2 * left), mode="bicubic").clamp_(0, 255)
+    pictures[:, :, top : size - top, left : size - left] = blobs
+    return pictures.contiguous(memory_format=torch.channels_last)
 
 
 def _resampling(name: str) -> Image.Resampling:
