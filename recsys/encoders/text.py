@@ -167,12 +167,13 @@ def item_text(
 
     Args:
         title, description, category, brand: as in ``schema.ITEMS``; markup is removed. ``category`` is a path with ">".
-        attributes: "name=value" tokens.
+        attributes: "name=value" tokens; a value without a letter (a code, a size) is left out: it says nothing to a
+            network that reads words.
     Returns:
         None where there is nothing to say.
     """
     values = (token.partition("=") for token in attributes)
-    named = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, _, value in values if value)
+    named = ", ".join(f"{name.replace('_', ' ')}: {value}" for name, _, value in values if any(map(str.isalpha, value)))
     path = ", ".join(part.strip() for part in (category or "").split(">") if part.strip())
     parts = [_plain(part) for part in (title, path, brand, named, description)]
     sentences = [part if part[-1] in ".!?" else f"{part}." for part in parts if part]
