@@ -15,8 +15,10 @@ from recsys.errors import RecsysError
 COMMANDS = {
     "demo": ("pipelines.demo", "make a shop, run a night, serve it, and show recommendations"),
     "demo-shop": ("pipelines.demo_shop", "write the demonstration shop's files into a folder"),
-    "import": ("recsys.data.importers", "bring a shop's catalogue, reviews and events into the database"),
+    "import": ("pipelines.import_shop", "bring a shop's catalogue, reviews and events into the database"),
     "retrain": ("pipelines.retrain", "the night: from the database to a published release"),
+    "releases": ("pipelines.releases", "list the releases, and which one is live"),
+    "publish": ("pipelines.publish", "make a release live; also the way back to an earlier one"),
     "serve": ("service.serve", "answer storefronts over HTTP"),
     "create-key": ("service.keys", "make an API key for a storefront or a feed"),
     "evaluate": ("pipelines.evaluate", "offline A/B of two releases on later days"),

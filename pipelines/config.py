@@ -1,5 +1,6 @@
 """One TOML file → one frozen NightConfig. A key that nobody reads is refused, not ignored."""
 
+import argparse
 import dataclasses
 import difflib
 import tomllib
@@ -14,6 +15,9 @@ from recsys.errors import ConfigError
 
 if typing.TYPE_CHECKING:
     from pipelines.night_config import NightConfig
+
+
+NIGHTLY = Path("pipelines/nightly.toml")  # the configuration where a command is told no other
 
 
 @dataclass(frozen=True)
@@ -33,6 +37,11 @@ class Paths:
     cache: str = "var/cache"
     releases: str = "var/releases"
     images: str = "var/images"
+
+
+def add_config_argument(parser: argparse.ArgumentParser) -> None:
+    """``--config FILE`` of the commands that work on a shop."""
+    parser.add_argument("--config", type=Path, default=NIGHTLY, help="the shop's configuration (default: %(default)s)")
 
 
 def load_paths(path: Path) -> Paths:

@@ -23,7 +23,7 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select
 
-from pipelines.config import Paths, load_config
+from pipelines.config import Paths, add_config_argument, load_config
 from pipelines.contact_sheet import save_contact_sheet
 from pipelines.sheets import ItemCards, item_cards, make_sheet
 from pipelines.stages import Stages
@@ -44,7 +44,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--data", choices=["shop", *REAL_DATA], default="shop", help="which shop; default: one made here"
     )
     parser.add_argument("--source", type=Path, help="the folder of real data")
-    parser.add_argument("--config", type=Path, default=Path("pipelines/nightly.toml"))
+    add_config_argument(parser)
     parser.add_argument("--var", type=Path, default=Path("var"), help="where everything is kept")
     parser.add_argument("--shoppers", type=int, default=4, help="how many shoppers to show")
 

@@ -19,13 +19,13 @@ import polars as pl
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from pipelines.config import Paths, load_paths
+from pipelines.config import Paths, add_config_argument, load_paths
 from pipelines.sheets import ItemCards, item_cards, make_sheet
 from recsys.artifacts import Release, load_release
-from recsys.data.database import open_database
-from recsys.data.event_log import scan_events
+from recsys.data.database import open_database, upgrade_database
+from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.load import load_items
-from recsys.errors import LeakageError, SchemaError
+from recsys.errors import LeakageError, ReleaseError, SchemaError
 from recsys.evaluation.ab_report import ABInput, SlatePair, ab_headline, ab_lead, ab_report
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
@@ -288,7 +288,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.description = "Compare two releases on the same later days. Exit status: 0 with a verdict, 2 without."
     parser.add_argument("a", metavar="A", help="the release in place: a version or a directory")
     parser.add_argument("b", metavar="B", help="the other one")
-    parser.add_argument("--config", type=Path, default=Path("pipelines/nightly.toml"), help="whose [paths] to use")
+    add_config_argument(parser)
     parser.add_argument("--start", type=_day, help="first test day, UTC (default: where the data of the younger ends)")
     parser.add_argument("--end", type=_day, help="first day after the test, UTC (default: after the last event)")
     parser.add_argument("--k", type=int, default=12, help="length of the slates (default: %(default)s)")
@@ -308,7 +308,10 @@ def run(args: Namespace) -> int:
         RecsysError: no release, no events, or a release that knows the test window; the command line names it.
     """
     paths = load_paths(args.config)
-    release_a, release_b = (load_release(find_release(name, paths)) for name in (args.a, args.b))
+    release_a, release_b = (load_release(release_directory(name, paths)) for name in (args.a, args.b))
+    engine = open_database(paths.database)
+    upgrade_database(engine)
+    append_to_log(engine, paths.events)
     events = scan_events(paths.events)
     start = args.start or max(release_a.manifest.data_cutoff, release_b.manifest.data_cutoff)
     end = args.end or _after_last_event(events, paths.events)
@@ -330,7 +333,7 @@ def run(args: Namespace) -> int:
         progress=not args.quiet,
     )
     picked = pick_examples(evaluation, seed=args.seed)
-    cards = item_cards(load_items(open_database(paths.database)))
+    cards = item_cards(load_items(engine))
     examples = draw_examples(evaluation, release_a, release_b, picked, cards, Path(paths.images))
     report = replace(evaluation.report, examples=examples)
     page = args.output / f"{report.name_a}-against-{report.name_b}.html"
@@ -341,9 +344,20 @@ def run(args: Namespace) -> int:
     return 0
 
 
-def find_release(name: str, paths: Paths) -> Path:
-    """A release's directory: ``name`` itself where it is one, else the version of that name below [paths] releases."""
-    return Path(name) if Path(name, "manifest.json").is_file() else Path(paths.releases, name)
+def release_directory(name: str, paths: Paths) -> Path:
+    """A release's directory: ``name`` itself where it is one, else the version of that name below [paths] releases.
+
+    Raises:
+        ReleaseError: neither is there; the message names the versions that are.
+    """
+    for folder in (Path(name), Path(paths.releases, name)):
+        if (folder / "manifest.json").is_file():
+            return folder
+    known = sorted(manifest.parent.name for manifest in Path(paths.releases).glob("[!.]*/manifest.json"))
+    raise ReleaseError(
+        f"{name}: expected a release: a directory, or a version below {paths.releases}, "
+        + (f"where these are: {', '.join(known)}" if known else "where there is none yet")
+    )
 
 
 def _table(report: ABInput) -> str:

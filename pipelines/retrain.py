@@ -59,7 +59,7 @@ def retrain(
 
     Raises:
         SchemaError: there are no items or no events to learn from.
-        ConfigError: the events all have the same time.
+        ConfigError: the events all have the same time, or none is from before ``until``.
     """
     stages = Stages(progress)
     engine = open_database(config.paths.database)
@@ -82,11 +82,12 @@ def retrain(
 
 
 def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime | None) -> Release:
-    with stages.stage("read the database and the log"):
+    with stages.stage("read the database and the log") as notes:
         append_to_log(engine, config.paths.events)
         items, reviews = load_items(engine), load_reviews(engine)
-        log = scan_events(config.paths.events)
-        events = (log if until is None else log.filter(pl.col("timestamp") < until)).collect()
+        events, n_ahead = read_events(config.paths.events, until, datetime.now(UTC))
+        if n_ahead:
+            notes.append(f"{n_ahead} events dated in the future are left out")
         shop = _read_shop(items, reviews, events)
         first, last = events.select(pl.min("timestamp"), last=pl.max("timestamp")).row(0)
         judged = temporal_split(first, last, config.split)
@@ -105,10 +106,34 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("save"):
         saved = _save(release, aligner, judgement, config)
         folder = Path(config.paths.releases) / saved.manifest.version
-    data = _data_facts(shop, encoded)
+    data = _data_facts(shop, encoded) | ({"events dated in the future, left out": n_ahead} if n_ahead else {})
     write_night_report(saved, folder / "report.html", judgement, aligner, items, config, stages.done, data)
     _record(engine, saved, folder)
     return saved
+
+
+def read_events(log_dir: Path | str, until: datetime | None, now: datetime) -> tuple[pl.DataFrame, int]:
+    """What a night that runs at ``now`` learns from, and how many events are left out for being dated later than that.
+
+    A clock that is ahead somewhere would otherwise put the data cut-off into the future, where no request can be yet.
+
+    Args:
+        log_dir: of append_to_log().
+        until: UTC; leave out what happened from then on, silently. None: only what lies in the future.
+        now: UTC.
+
+    Raises:
+        ConfigError: there are events, but none before ``until``.
+    """
+    log = scan_events(log_dir)
+    end = now if until is None else min(until, now)
+    events = log.filter(pl.col("timestamp") < end).collect()
+    first, n_ahead = log.select(pl.min("timestamp"), ahead=(pl.col("timestamp") >= now).sum()).collect().row(0)
+    if until is not None and events.is_empty() and first is not None:
+        raise ConfigError(
+            f"--until: expected a time after the first event, which is of {first.isoformat()}, came {until.isoformat()}"
+        )
+    return events, n_ahead
 
 
 @contextmanager
@@ -206,6 +231,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         metavar="TIME",
         help="leave out events from this UTC time on (2026-02-20), to be tested on them; implies --no-publish",
     )
+    parser.add_argument("--quiet", action="store_true", help="no stages, no progress bars")
     parser.add_argument("--no-publish", action="store_true", help="make and record the release, leave the live one")
 
 
@@ -215,7 +241,7 @@ def run(args: argparse.Namespace) -> int:
         started = datetime.now(UTC)
         until = args.until and args.until.replace(tzinfo=args.until.tzinfo or UTC)
         publish = until is None and not args.no_publish
-        release = retrain(load_config(args.config), until=until, publish=publish)
+        release = retrain(load_config(args.config), until=until, publish=publish, progress=not args.quiet)
     except RecsysError as error:
         print(f"no release was made, the live one stays: {error}", file=sys.stderr)
         return 2

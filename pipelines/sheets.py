@@ -10,7 +10,7 @@ from typing import Any
 
 import polars as pl
 
-from pipelines.config import load_paths
+from pipelines.config import add_config_argument, load_paths
 from pipelines.contact_sheet import save_contact_sheet
 from recsys.artifacts import Release, load_release
 from recsys.data.database import open_database
@@ -80,7 +80,7 @@ def draw_shoppers(release: Release, requests: Sequence[Request], cards: ItemCard
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``recsys sheet``."""
     parser.add_argument("user_ids", nargs="+", help="shoppers to draw; an unknown one is somebody new")
-    parser.add_argument("--config", type=Path, default=Path("pipelines/nightly.toml"))
+    add_config_argument(parser)
     parser.add_argument("--out", type=Path, default=Path("var/sheet.png"), help="the PNG to write")
     parser.add_argument("--as-of", type=datetime.fromisoformat, help="UTC moment of the request; default: now")
     parser.add_argument("--limit", type=int, default=12)

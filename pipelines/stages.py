@@ -23,16 +23,18 @@ class Stages:
         self.progress = progress
 
     @contextmanager
-    def stage(self, name: str) -> Iterator[None]:
-        """Time what happens inside; a stage that fails is not recorded."""
+    def stage(self, name: str) -> Iterator[list[str]]:
+        """Time what happens inside; a stage that fails is not recorded. Yields a list for remarks on what happened."""
+        notes: list[str] = []
         if self.progress:
             print(f"▸ {name}", file=sys.stderr, flush=True)
         started = time.perf_counter()
-        yield
-        finished = Stage(name, time.perf_counter() - started, peak_mib())
+        yield notes
+        finished = Stage(name, time.perf_counter() - started, peak_mib(), "; ".join(notes))
         self.done.append(finished)
         if self.progress:
-            print(f"  {name}: {finished.seconds:.1f} s, peak {finished.peak_mib:.0f} MiB", file=sys.stderr, flush=True)
+            cost = f"{finished.seconds:.1f} s, peak {finished.peak_mib:.0f} MiB"
+            print(f"  {name}: " + "; ".join([cost, *notes]), file=sys.stderr, flush=True)
 
     def bar(self, steps: Iterable[int], label: str) -> Iterator[int]:
         """``steps`` with a progress bar."""

@@ -84,7 +84,7 @@ class Metrics:
             self.release_age.set((datetime.now(UTC) - data_cutoff).total_seconds())
         if "PROMETHEUS_MULTIPROC_DIR" in os.environ:  # set by service.serve for more than one worker
             registry = CollectorRegistry()
-            MultiProcessCollector(registry)
+            MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
             return generate_latest(registry)
         return generate_latest(self.registry)
 

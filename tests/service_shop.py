@@ -101,7 +101,12 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         brand=np.zeros(len(ITEM_IDS), np.int32),
         family=np.full(len(ITEM_IDS), -1, np.int32),
         attributes=category[:, None].copy(),
-        spaces={"fused": vectors, "image": vectors.astype(np.float16), "text": vectors.astype(np.float16)},
+        spaces={
+            "fused": vectors,
+            "image": vectors.astype(np.float16),
+            "text": vectors.astype(np.float16),
+            "attributes": np.eye(2, dtype=np.float16)[category],
+        },
     )
     manifest = Manifest(
         version="",

@@ -1,6 +1,7 @@
 """The offline A/B on real releases of a small shop with two tastes, through the one request path."""
 
 import json
+import shutil
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
 
@@ -208,10 +209,20 @@ def test_the_command_prints_the_verdict_and_leaves_both_files(shop_on_disk, save
     assert json.loads(page.with_suffix(".json").read_text())["verdict"] == BETTER
 
 
+def test_the_days_since_the_last_night_are_brought_to_the_log_first(shop_on_disk, saved, tmp_path, capsys):
+    a, b = (release.manifest.version for release in saved[1:])
+    shutil.rmtree(tmp_path / "events")
+    assert main(["evaluate", a, b, "--config", str(shop_on_disk), "--output", str(tmp_path / "out"), "--quiet"]) == 0
+    assert capsys.readouterr().out.startswith("B is better: NDCG@12 rises by ")
+
+
 def test_the_command_says_what_is_missing(shop_on_disk, saved, capsys):
-    a = saved[1].manifest.version
+    a, b = (release.manifest.version for release in saved[1:])
     assert main(["evaluate", a, "nowhere", "--config", str(shop_on_disk)]) == 2
-    assert "nowhere: expected a release" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "nowhere: expected a release" in said
+    assert a in said
+    assert b in said
     after = ["--start", "2026-05-01"]
     assert main(["evaluate", a, a, "--config", str(shop_on_disk), *after]) == 2
     assert "expected events after 2026-05-01" in capsys.readouterr().err

@@ -6,7 +6,6 @@ import os
 import signal
 import subprocess
 import sys
-from argparse import ArgumentParser
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from PIL import Image
 from polars.testing import assert_frame_equal
 from sqlalchemy import Engine
 
-from recsys.data import importers
+from pipelines.cli import main
 from recsys.data.database import open_database
 from recsys.data.load import load_items, load_reviews
 from recsys.data.tables import Event
@@ -361,16 +360,36 @@ import_shop(open_database({url!r}), Path({str(tmp_path / "shop")!r}), "generic",
 
 
 def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    parser = ArgumentParser()
-    importers.add_arguments(parser)
     folder = tmp_path / "shop"
-    options = ["--quiet", "--database", f"sqlite:///{tmp_path}/var/shop.db", "--rejects", str(tmp_path / "r.jsonl")]
+    command = ["import", "generic", str(folder), "--quiet", "--rejects", str(tmp_path / "r.jsonl")]
+    command += ["--database", f"sqlite:///{tmp_path}/var/shop.db"]
     write_events(folder / "events.csv", GOOD)
-    assert importers.run(parser.parse_args(["generic", str(folder), *options])) == 0
+    assert main(command) == 0
     write_events(folder / "events.csv", GOOD, "oops")
-    assert importers.run(parser.parse_args(["generic", str(folder), *options])) == 1
-    assert (
-        f"1 rows and 0 single values were left out; each is explained in {tmp_path}/r.jsonl" in capsys.readouterr().out
-    )
-    assert importers.run(parser.parse_args(["generic", str(tmp_path / "nowhere"), *options])) == 2
+    assert main(command) == 1
+    said = capsys.readouterr().out
+    assert f"1 rows and 0 single values were left out; each is explained in {tmp_path}/r.jsonl" in said
+    command[2] = str(tmp_path / "nowhere")
+    assert main(command) == 2
     assert "nowhere: expected a folder or a file" in capsys.readouterr().err
+
+
+def test_the_command_takes_database_and_images_from_the_configuration(tmp_path: Path) -> None:
+    folder, here, there = tmp_path / "shop", f"sqlite:///{tmp_path}/here.db", f"sqlite:///{tmp_path}/there.db"
+    (folder / "images").mkdir(parents=True)
+    Image.new("RGB", (8, 8)).save(folder / "images" / "hat.png")
+    (folder / "items.csv").write_text("item_id,images\nhat,images/hat.png\n")
+    config = tmp_path / "night.toml"
+    config.write_text(f'[paths]\ndatabase = "{here}"\nimages = "{folder}"\n')
+    command = ["import", "generic", str(folder), "--quiet", "--rejects", str(tmp_path / "r.jsonl")]
+    absolute = str(folder / "images" / "hat.png")
+    for options, database, stored in (
+        (["--config", str(config)], here, "images/hat.png"),
+        (["--config", str(config), "--images", str(folder / "images")], here, "hat.png"),
+        (["--config", str(config), "--database", there], there, "images/hat.png"),
+        (["--database", there], there, absolute),  # not the images folder of a configuration that was not named
+    ):
+        assert main([*command, *options]) == 0
+        engine = open_database(database)
+        assert load_items(engine)["images"].to_list() == [[stored]]
+        engine.dispose()

@@ -6,18 +6,23 @@ import signal
 import subprocess
 import sys
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from pipelines.cli import main
 from pipelines.config import Paths, load_config
 from pipelines.night_config import NightConfig
-from pipelines.retrain import retrain
+from pipelines.retrain import read_events, retrain
+from pipelines.stages import Stages
 from recsys.artifacts import load_release
-from recsys.data.database import open_database
+from recsys.data.database import open_database, upgrade_database
+from recsys.data.event_log import append_to_log
 from recsys.data.importers import import_shop
 from recsys.data.releases import live_release
+from recsys.data.store import insert_events
 from recsys.data.synthetic import TINY, ShopConfig, make_shop
 from recsys.data.tables import Run
 from recsys.errors import ConfigError, SchemaError
@@ -47,6 +52,15 @@ def open_shop(home: Path, shop: ShopConfig, cache: Path | None = None) -> NightC
     engine.dispose()
     assert summary.exit_status == 0
     return config
+
+
+def written_config(home: Path, config: NightConfig, seed: int = 0) -> Path:
+    """small.toml with the paths of ``config``, as a file."""
+    written = home / "night.toml"
+    general, _, rest = SMALL.read_text().replace("seed = 0", f"seed = {seed}").partition("[paths]")
+    paths = [f"{name} = {json.dumps(value)}" for name, value in vars(config.paths).items()]
+    written.write_text("\n".join([general, "[paths]", *paths, rest[rest.index("[") :]]))
+    return written
 
 
 @pytest.fixture(scope="module")
@@ -120,12 +134,7 @@ def kill_at(stage: str, config: Path) -> None:
 def test_killed_anywhere_it_leaves_the_live_release_and_continues_from_the_cache(tmp_path: Path) -> None:
     config = open_shop(tmp_path, TINY)
     before = retrain(config, progress=False).manifest.version
-    written = tmp_path / "night.toml"
-    lines = [f"{name} = {json.dumps(value)}" for name, value in vars(config.paths).items()]
-    # Another seed: a night that finished would make another release.
-    written.write_text(
-        SMALL.read_text().split("[paths]")[0].replace("seed = 0", "seed = 1") + "\n[paths]\n" + "\n".join(lines)
-    )
+    written = written_config(tmp_path, config, seed=1)  # a night that finished would make another release
     engine = open_database(config.paths.database)
     for stage in STAGES_TO_KILL:
         kill_at(stage, written)
@@ -141,6 +150,72 @@ def test_killed_anywhere_it_leaves_the_live_release_and_continues_from_the_cache
     with engine.connect() as connection:
         statuses = [run.status for run in connection.execute(Run.__table__.select().order_by(Run.started_at))]
     assert statuses == ["succeeded"] + ["failed"] * len(STAGES_TO_KILL) + ["succeeded"]
+
+
+@pytest.fixture
+def three_moments(tmp_path: Path) -> tuple[Path, datetime]:
+    """A log with events at a moment, a day after it, and a year after that; returns it and the moment."""
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    engine = open_database(f"sqlite:///{tmp_path / 'shop.db'}")
+    upgrade_database(engine)
+    insert_events(
+        engine,
+        [
+            {"event_id": str(days), "event_type": "search", "user_id": "u", "timestamp": first + timedelta(days=days)}
+            for days in (0, 1, 366)
+        ],
+    )
+    append_to_log(engine, tmp_path / "events")
+    engine.dispose()
+    return tmp_path / "events", first
+
+
+def test_what_a_clock_dates_after_now_is_left_out_and_counted(three_moments: tuple[Path, datetime]) -> None:
+    log, first = three_moments
+    day = timedelta(days=1)
+    for until, now, kept, ahead in (
+        (None, first + 2 * day, ["0", "1"], 1),
+        (None, first + day, ["0"], 2),  # what bears this very moment would put the cut-off after it
+        (None, first + 400 * day, ["0", "1", "366"], 0),
+        (first + day, first + 2 * day, ["0"], 1),
+        (first + 500 * day, first + 2 * day, ["0", "1"], 1),
+    ):
+        events, n_ahead = read_events(log, until, now)
+        assert (events["event_id"].to_list(), n_ahead) == (kept, ahead)
+
+
+def test_until_before_the_first_event_names_both(three_moments: tuple[Path, datetime]) -> None:
+    log, first = three_moments
+    with pytest.raises(ConfigError, match=r"^--until: .* of 2026-03-01T00:.*, came 2026-03-01T00:"):
+        read_events(log, first, first + timedelta(days=9))
+
+
+def test_stages_are_told_apart_with_their_remarks_unless_asked_to_be_quiet(capsys: pytest.CaptureFixture[str]) -> None:
+    loud, quiet = Stages(), Stages(progress=False)
+    for stages in (loud, quiet):
+        with stages.stage("read") as notes:
+            notes.append("two left out")
+        assert list(stages.bar(range(3), "counting")) == [0, 1, 2]
+        assert [(stage.name, stage.note) for stage in stages.done] == [("read", "two left out")]
+        said = capsys.readouterr().err
+        assert ("▸ read" in said and "MiB; two left out" in said) if stages is loud else said == ""
+
+
+@pytest.mark.slow
+def test_an_event_of_the_future_moves_no_cut_off_and_quiet_says_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = open_shop(tmp_path, TINY)
+    engine = open_database(config.paths.database)
+    event = {"event_id": "ahead", "event_type": "search", "user_id": "u", "timestamp": datetime(2100, 1, 1, tzinfo=UTC)}
+    insert_events(engine, [event])
+    assert main(["retrain", str(written_config(tmp_path, config)), "--quiet"]) == 0
+    assert capsys.readouterr().err == ""
+    live = live_release(engine)
+    assert live is not None
+    assert live.data_cutoff < datetime.now(UTC)
+    page = (Path(live.path) / "report.html").read_text()
+    assert "events dated in the future, left out" in page
 
 
 def test_a_shop_without_events_is_refused(tmp_path: Path) -> None:

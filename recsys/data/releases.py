@@ -57,11 +57,30 @@ def publish_release(engine: Engine, version: str) -> None:
     Raises:
         ReleaseError: no release of this version is recorded.
     """
-    try:
-        with Session(engine) as session, session.begin():
-            session.add(Publication(version=version, published_at=datetime.now(UTC)))
-    except IntegrityError as error:
-        raise ReleaseError(f"expected the version of a recorded release, came {version!r}") from error
+    find_release(engine, version)
+    with Session(engine) as session, session.begin():
+        session.add(Publication(version=version, published_at=datetime.now(UTC)))
+
+
+def list_releases(engine: Engine) -> list[Release]:
+    """Every recorded release, the one made last first. The rows are detached: read them freely."""
+    with Session(engine) as session:
+        releases = list(session.scalars(select(Release).order_by(Release.created_at.desc(), Release.version)))
+        session.expunge_all()
+        return releases
+
+
+def find_release(engine: Engine, version: str) -> Release:
+    """The recorded release of this version, detached.
+
+    Raises:
+        ReleaseError: there is none; the message names those that there are.
+    """
+    releases = {release.version: release for release in list_releases(engine)}
+    if version not in releases:
+        known = "one of " + ", ".join(releases) if releases else "of which there is none yet"
+        raise ReleaseError(f"expected the version of a recorded release, {known}, came {version!r}")
+    return releases[version]
 
 
 def live_release(engine: Engine) -> Release | None:

@@ -1,34 +1,30 @@
-"""``recsys import FORM PATH``: a shop's data into the database.
+"""import_shop(): a shop's data into the database.
 
 Each form has its file: ``hm.py``, ``amazon.py``, ``generic.py``; their docstrings say what is expected and what becomes
 of it. All read in batches and write each batch in one transaction. An import that was stopped is simply run again: what
 is there already stays as it is. What cannot be taken goes to a rejects file (see ``rejects.py``), the rest goes in.
 """
 
-import sys
 import time
-from argparse import ArgumentParser, Namespace
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from sqlalchemy import Engine
 
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import upgrade_database
 from recsys.data.importers.amazon import import_amazon
 from recsys.data.importers.generic import import_generic
 from recsys.data.importers.hm import import_hm
 from recsys.data.importers.intake import Count, Intake
 from recsys.data.importers.rejects import Rejects
-from recsys.errors import RecsysError, SchemaError
+from recsys.errors import SchemaError
 
 FORMS: dict[str, Callable[[Intake, Path, bool], list[str]]] = {
     "hm": import_hm,
     "amazon": import_amazon,
     "generic": import_generic,
 }
-
-CLEAN, WITH_REJECTS, CANNOT_RUN = 0, 1, 2  # exit status
 
 
 @dataclass(frozen=True)
@@ -47,7 +43,7 @@ class ImportSummary:
     @property
     def exit_status(self) -> int:
         """0 when all went in, 1 when there are rejects."""
-        return CLEAN if self.rejects is None else WITH_REJECTS
+        return 0 if self.rejects is None else 1
 
     def describe(self) -> str:
         """A table for a person."""
@@ -107,40 +103,3 @@ def import_shop(
         remarks=remarks,
         seconds=time.monotonic() - started,
     )
-
-
-def add_arguments(parser: ArgumentParser) -> None:
-    """The arguments of ``recsys import``."""
-    parser.description = "Import a shop's data. Exit status: 0 all went in, 1 some was rejected, 2 could not run."
-    parser.add_argument("form", choices=list(FORMS), help="what the data looks like")
-    parser.add_argument("source", type=Path, help="folder (or one file) with the data")
-    parser.add_argument("--database", default="sqlite:///var/shop.db", help="URL (default: %(default)s)")
-    parser.add_argument("--images", type=Path, help="store image paths below this folder relative to it")
-    parser.add_argument(
-        "--rejects", type=Path, default=Path("var/rejects.jsonl"), help="file for rejects (default: %(default)s)"
-    )
-    parser.add_argument("--threads", type=int, default=2, help="for checking images (default: %(default)s)")
-    parser.add_argument("--quiet", action="store_true", help="no progress bars")
-
-
-def run(args: Namespace) -> int:
-    """Import as the arguments say, write the summary to standard output, return the exit status."""
-    try:
-        engine = open_database(args.database)
-        try:
-            summary = import_shop(
-                engine,
-                args.source,
-                args.form,
-                rejects=args.rejects,
-                images_root=args.images,
-                threads=args.threads,
-                progress=not args.quiet,
-            )
-        finally:
-            engine.dispose()
-    except (RecsysError, OSError) as error:
-        sys.stderr.write(f"{error}\n")
-        return CANNOT_RUN
-    sys.stdout.write(summary.describe() + "\n")
-    return summary.exit_status
