@@ -91,10 +91,10 @@ def arrival_days(catalogue: Catalogue, events: Interactions, as_of_days: float) 
 
 
 def bought_together(events: Interactions) -> Int32:
-    """Pairs of different items that one shopper took within a day of each other, int32 [p, 2].
+    """Pairs of different items that one shopper took within three purchases of each other, int32 [p, 2].
 
-    What the alignment learns behaviour from. Each pair of neighbours in a basket, not all pairs: a basket of twenty
-    would otherwise outweigh two hundred of two. Falls back to every event in a shop without purchases.
+    What the alignment learns behaviour from. Only near neighbours, not all pairs: a shopper of a hundred things would
+    otherwise outweigh a thousand shoppers of two. Falls back to every event in a shop without purchases.
     """
     purchases = events.of_type("purchase")
     taken = purchases if len(purchases) else events
@@ -102,11 +102,8 @@ def bought_together(events: Interactions) -> Int32:
     for distance in range(1, 4):
         if len(taken) <= distance:
             break
-        near = (
-            (taken.shoppers[distance:] == taken.shoppers[:-distance])
-            & (taken.time_days[distance:] - taken.time_days[:-distance] < 1.0)
-            & (taken.rows[distance:] != taken.rows[:-distance])
-        )
+        same_shopper = taken.shoppers[distance:] == taken.shoppers[:-distance]
+        near = same_shopper & (taken.rows[distance:] != taken.rows[:-distance])
         pairs.append(np.column_stack([taken.rows[:-distance][near], taken.rows[distance:][near]]))
     return np.concatenate(pairs) if pairs else np.zeros((0, 2), np.int32)
 
