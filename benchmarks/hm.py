@@ -13,7 +13,7 @@ import polars as pl
 from scipy import sparse
 
 from benchmarks import peers
-from benchmarks.protocol import OURS, Truth, measure, score, show
+from benchmarks.protocol import Truth, measure, measure_all, score, show
 from benchmarks.workspace import Workspace, open_workspace, ours
 from recsys.evaluation.requests import build_requests
 from recsys.histories import Int32
@@ -48,19 +48,16 @@ def next_day(data: Path, seed: int, json: Path | None) -> None:
         "bm25",
     )
     answers = [measure(_label(method), peer_next_day, method, data) for method in methods]
-    answers += [
-        measure(OURS, ours_next_day, data, seed, True),
-        measure(f"{OURS}: retrieval only", ours_next_day, data, seed, False),
-    ]
+    answers += measure_all(ours_next_day, data, seed)
     show("H&M", "next day", score(answers, truth, MEASURES, "map@12"), json)
 
 
-def ours_next_day(data: Path, seed: int, ranked: bool) -> Int32:
+def ours_next_day(data: Path, seed: int) -> dict[str, Int32]:
     """The shipped night up to the test day, asked through recommend()."""
     shop = open_workspace("hm", data)
     test_day = last_day(shop)
     requests = build_requests(shop.events, test_day, test_day + timedelta(days=1), limit=K).requests
-    return ours(shop, test_day, requests, K, seed=seed, ranked=ranked)
+    return ours(shop, test_day, requests, K, seed)
 
 
 def peer_next_day(method: str, data: Path) -> Int32:

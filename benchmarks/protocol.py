@@ -47,14 +47,24 @@ class Truth:
 
 def measure(method: str, answer: Callable[..., Int32], *arguments: Any) -> Answers:
     """Run ``answer(*arguments)`` in a fresh process, so that its time and memory are its own."""
+    (answers,) = measure_all(_as_one, method, answer, arguments)
+    return answers
+
+
+def measure_all(answer: Callable[..., dict[str, Int32]], *arguments: Any) -> list[Answers]:
+    """The same for methods that share their training: method → rows; the whole cost stands beside each."""
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, mp_context=context) as pool:
         rows, seconds, peak = pool.submit(_timed, answer, *arguments).result()
-    print(f"  {method}: {seconds:.1f} s", flush=True)
-    return Answers(method, rows, seconds, peak)
+    print(f"  {', '.join(rows)}: {seconds:.1f} s", flush=True)
+    return [Answers(method, each, seconds, peak) for method, each in rows.items()]
 
 
-def _timed(answer: Callable[..., Int32], *arguments: Any) -> tuple[Int32, float, float]:
+def _as_one(method: str, answer: Callable[..., Int32], arguments: tuple[Any, ...]) -> dict[str, Int32]:
+    return {method: answer(*arguments)}
+
+
+def _timed(answer: Callable[..., dict[str, Int32]], *arguments: Any) -> tuple[dict[str, Int32], float, float]:
     started = time.perf_counter()
     rows = answer(*arguments)
     return rows, time.perf_counter() - started, peak_mib()

@@ -20,7 +20,8 @@ import polars as pl
 from scipy import sparse
 
 from benchmarks import peers
-from benchmarks.protocol import OURS, Truth, measure, score, show
+from benchmarks.protocol import Truth, measure, measure_all, score, show
+from benchmarks.workspace import answers_of
 from recsys.histories import PURCHASE, Int32, Interactions
 from recsys.request import Interaction, Request
 from recsys.retrieval.items import log_transition_weights, transition_counts
@@ -85,12 +86,11 @@ def shuffle_ends(lines: list[list[str]]) -> list[list[str]]:
     return [[*line[:-3], *(line[-3:][i] for i in rng.permutation(len(line[-3:])))] for line in lines]
 
 
-def ours(files: Files, ranked: bool) -> Int32:
-    """The shipped night, fitted on train and asked through recommend(): rows int32 [q, k]."""
+def ours(files: Files) -> dict[str, Int32]:
+    """The shipped night, fitted on train and asked through recommend(): rows int32 [q, k], with and without ranker."""
     from pipelines.catalogue import build_catalogue
     from pipelines.config import Paths, load_config
     from pipelines.encode import align_shop, encode_shop
-    from pipelines.judge import recommended_rows
     from pipelines.recipe import Shop, Workshop
     from recsys.data.split import temporal_split
     from recsys.histories import read_interactions
@@ -109,7 +109,7 @@ def ours(files: Files, ranked: bool) -> Int32:
     workshop = Workshop(shop, vectors, config.recipe, lambda steps, label: steps)
     release = workshop.ranked_release(split.windows, split.end)
     requests = [_request(data, user) for user in data.users.tolist()]
-    return recommended_rows(release if ranked else replace(release, ranker=None), requests, K)
+    return answers_of(release, requests, K)
 
 
 def _items(files: Files, data: Sequences) -> pl.DataFrame:
@@ -213,15 +213,12 @@ def run(files: Files, path: Path | None, only: tuple[str, ...]) -> None:
     truth = Truth(np.arange(len(data.users) + 1), data.targets)
     print(f"{len(data.train):,} users, {len(data.item_ids):,} items; {len(data.users):,} users are asked")
     answers = [measure(method, peer, method, files) for method in PEERS if not only or method in only]
-    answers += [
-        measure(OURS, ours, files, True),
-        measure(f"{OURS}: retrieval only", ours, files, False),
-    ]
+    answers += measure_all(ours, files)
     rows = score(answers, truth, MEASURES, "ndcg@10")
     show(files.sequences.stem, "leave last out, full ranking", rows, path)
     mixed = replace(files, shuffled=True)
     data = read_sequences(mixed)
-    answers = [measure("PCTM", peer, "PCTM", mixed), measure(OURS, ours, mixed, True)]
+    answers = [measure("PCTM", peer, "PCTM", mixed), *measure_all(ours, mixed)]
     rows = score(answers, Truth(np.arange(len(data.users) + 1), data.targets), MEASURES, "ndcg@10")
     beside = path.with_suffix(".shuffled.json") if path else None
     show(files.sequences.stem, "the same, each user's last three items shuffled", rows, beside)

@@ -8,8 +8,10 @@ from pathlib import Path
 
 import polars as pl
 
+from benchmarks.protocol import OURS
 from pipelines.config import Paths, load_config
 from pipelines.judge import recommended_rows
+from recsys.artifacts import Release
 from recsys.data.database import open_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.importers import import_shop
@@ -57,11 +59,9 @@ def open_workspace(form: str, data: Path) -> Workspace:
     return Workspace(items, reviews, scan_events(paths.events).collect(), paths)
 
 
-def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, *, seed: int, ranked: bool) -> Int32:
-    """The shipped night on the events before ``as_of``, then recommend(): rows int32 [q, k].
-
-    ``ranked=False`` leaves the ranker out: the order of retrieval.
-    """
+def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, seed: int) -> dict[str, Int32]:
+    """The shipped night on the events before ``as_of``, then recommend(): rows int32 [q, k], with and without
+    ranker."""
     from pipelines.catalogue import build_catalogue
     from pipelines.encode import align_shop, encode_shop
     from pipelines.recipe import Shop, Workshop
@@ -78,4 +78,12 @@ def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, 
     _, vectors = align_shop(encoded, known.interactions, split.cuts[0], config)
     workshop = Workshop(known, vectors, config.recipe, lambda steps, label: steps)
     release = workshop.ranked_release(split.windows, split.end)
-    return recommended_rows(release if ranked else replace(release, ranker=None), requests, k)
+    return answers_of(release, requests, k)
+
+
+def answers_of(release: Release, requests: Sequence[Request], k: int) -> dict[str, Int32]:
+    """What ``release`` recommends, and what it would in the order of retrieval."""
+    return {
+        OURS: recommended_rows(release, requests, k),
+        f"{OURS}: retrieval only": recommended_rows(replace(release, ranker=None), requests, k),
+    }
