@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -32,6 +33,7 @@ from recsys.data.importers import import_shop
 from recsys.data.load import load_items, load_user_history
 from recsys.data.synthetic import make_shop
 from recsys.data.tables import Event
+from recsys.errors import RecsysError, ReleaseError
 from recsys.evaluation.sheet import Sheet
 from recsys.request import Interaction, Reason, Request, Slate, SlateItem
 
@@ -116,15 +118,31 @@ def serving(database: str, now: datetime) -> Iterator[str]:
 
 
 def _wait_until_ready(url: str, process: "subprocess.Popen[Any]", seconds: float = 120.0) -> None:
+    """Return when the service says that it is ready.
+
+    Raises:
+        ReleaseError: it refused the release: waiting would not help.
+        RecsysError: it ended, or did not become ready in time.
+    """
     deadline = time.monotonic() + seconds
     while True:
         try:
             with urllib.request.urlopen(url, timeout=5):  # noqa: S310 - our own address
                 return
-        except OSError:
-            if process.poll() is not None or time.monotonic() > deadline:
-                raise
-            time.sleep(0.2)
+        except urllib.error.HTTPError as error:
+            problem = json.load(error)
+            if problem["type"] == "urn:recsys:problem:release-refused":
+                raise ReleaseError(problem["detail"]) from None
+            why = problem["detail"]
+        except OSError as error:
+            why = str(error)
+        if process.poll() is not None:
+            raise RecsysError(
+                f"the service ended with status {process.returncode} before it was ready; its log is above"
+            )
+        if time.monotonic() > deadline:
+            raise RecsysError(f"the service was not ready after {seconds:.0f} s: {why}")
+        time.sleep(0.2)
 
 
 def _ask(address: str, engine: Engine, user_id: str, cards: ItemCards, images: Path, now: datetime) -> Sheet:

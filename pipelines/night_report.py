@@ -58,7 +58,7 @@ def write_night_report(
         data=data,
         comparisons=judgement.comparisons,
         catalogue={policy: yardstick.catalogue(rows) for policy, rows in judgement.rows.items()},
-        alignment_loss=_loss_curves(aligner),
+        alignment=_alignment_curves(aligner),
         feature_importance={} if release.ranker is None else release.ranker.importance(),
         recall_by_candidates=recall_by_candidates(judgement.release, questions),
         ndcg_by_history={
@@ -100,10 +100,14 @@ def recall_by_candidates(release: Release, questions: EvaluationSet) -> dict[str
     }
 
 
-def _loss_curves(aligner: Aligner) -> dict[str, list[float]]:
-    """The first member's curves; the others differ by their seed only."""
+def _alignment_curves(aligner: Aligner) -> dict[str, list[float]]:
+    """The first member's curves; the others differ by their seed only. What was never measured has none."""
     epochs = [each for each in aligner.history if each["member"] == aligner.history[0]["member"]]
-    return {"training": [each["loss"] for each in epochs], "held out": [each["quality"] for each in epochs]}
+    curves = {
+        "training loss, nats": [each["loss"] for each in epochs],
+        "held-out mean reciprocal rank": [each["quality"] for each in epochs],  # NaN in a catalogue too small for it
+    }
+    return {measured: values for measured, values in curves.items() if np.isfinite(values).any()}
 
 
 def _examples(judgement: Judgement, items: pl.DataFrame, config: NightConfig) -> list[Sheet]:

@@ -2,7 +2,6 @@
 below."""
 
 import argparse
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -16,7 +15,7 @@ from recsys.artifacts import Release, load_release
 from recsys.data.database import open_database
 from recsys.data.load import load_items, load_user_history
 from recsys.data.releases import live_release
-from recsys.errors import RecsysError, ReleaseError
+from recsys.errors import ReleaseError
 from recsys.evaluation.sheet import Sheet, SheetItem
 from recsys.recommend import recommend
 from recsys.request import Request, Slate
@@ -55,9 +54,10 @@ def make_sheet(
             bought=item_id in bought,
         )
 
+    by = f" by {slate.release}" if slate.release else ""  # one that was not saved has no version
     return Sheet(
         title=title,
-        subtitle=f"{len(request.history)} past events · answered as “{slate.fallback}” by {slate.release}",
+        subtitle=f"{len(request.history)} past events · answered as “{slate.fallback}”{by}",
         history=[card(e.item_id, f"{_past(e.event_type)} {e.timestamp:%-d %b}") for e in request.history],
         recommended=[card(item.item_id, item.reasons[0].text if item.reasons else "") for item in slate.items],
     )
@@ -87,18 +87,18 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """``recsys sheet``: 0 when the page was drawn, 2 when there is no release to ask."""
+    """``recsys sheet``: 0 when the page was drawn.
+
+    Raises:
+        RecsysError: there is no release to ask, or it has seen what comes after ``--as-of``.
+    """
     paths = load_paths(args.config)
     engine = open_database(paths.database)
     now = args.as_of.replace(tzinfo=args.as_of.tzinfo or UTC) if args.as_of else datetime.now(UTC)
-    try:
-        live = live_release(engine)
-        if live is None:
-            raise ReleaseError("expected a published release: run recsys retrain first")
-        release = load_release(live.path)
-    except RecsysError as error:
-        print(error, file=sys.stderr)
-        return 2
+    live = live_release(engine)
+    if live is None:
+        raise ReleaseError("expected a published release: run recsys retrain first")
+    release = load_release(live.path)
     requests = [
         Request(
             requested_at=now,

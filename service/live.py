@@ -63,6 +63,11 @@ class LiveRelease:
         self._stock_seen = datetime.min.replace(tzinfo=UTC)
         self._refused: tuple[str, float] = ("", 0.0)  # version, when (monotonic seconds)
 
+    @property
+    def refused(self) -> bool:
+        """Whether none answers because the published one cannot."""
+        return self.current is None and self._refused[0] != ""
+
     def refresh(self) -> bool:
         """Take over a newly published release and changed stock, now.
 

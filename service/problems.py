@@ -12,6 +12,7 @@ from fastapi.responses import JSONResponse
 from pydantic import BaseModel, ConfigDict, Field
 from sqlalchemy.exc import InterfaceError, OperationalError, TimeoutError
 from starlette.exceptions import HTTPException
+from starlette.routing import compile_path
 
 MEDIA_TYPE = "application/problem+json"
 LONGEST_CAME = 200  # characters of the caller's value that an error repeats
@@ -121,6 +122,19 @@ def problem_response(
     return JSONResponse(problem.model_dump(), status, headers, MEDIA_TYPE)
 
 
+def _methods(app: FastAPI, path: str) -> list[str]:
+    """What the described paths answer there."""
+    described = app.openapi()["paths"].items()
+    return sorted(
+        {
+            method.upper()
+            for template, methods in described
+            if compile_path(template)[0].match(path)
+            for method in methods
+        }
+    )
+
+
 def install(app: FastAPI) -> None:
     """Make every error of ``app`` a problem."""
 
@@ -136,6 +150,8 @@ def install(app: FastAPI) -> None:
             405: ("method-not-allowed", f"{path} does not answer {request.method}; /docs lists what it does"),
         }
         kind, detail = details.get(error.status_code, ("http-error", str(error.detail)))
+        if error.status_code == 405 and (methods := _methods(app, path)):
+            headers = {"Allow": ", ".join(methods)}  # Starlette names those of one route only
         return problem_response(error.status_code, kind, detail, path, headers=headers)
 
     @app.exception_handler(RequestValidationError)

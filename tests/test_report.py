@@ -47,7 +47,7 @@ def night(tmp_path) -> ReportInput:
             "item→item": compare_all(metrics_of(0.3, 2), ours),
         },
         catalogue={"release": {"coverage": 0.41, "gini": 0.7}, "popularity": {"coverage": 0.001}},
-        alignment_loss={"training": [4.0, 3.0, 2.5], "held out": [4.1, 3.3, 3.2]},
+        alignment={"training loss, nats": [4.0, 3.0, 2.5], "held-out mean reciprocal rank": [0.1, 0.3, 0.32]},
         feature_importance={NASTY: 3.0, "price": 1.0},
         recall_by_candidates={"all sources": [(10, 0.1), (100, 0.4)], "トレンド": [(10, 0.05), (100, 0.1)]},
         ndcg_by_history={"release": {"none": (0.1, 900), "1–2": (0.2, 1100)}, "popularity": {"none": (0.1, 900)}},
@@ -130,9 +130,10 @@ def test_the_night_in_a_browser(night, browse):
         "€5",
         "Configuration of every stage",
         "0.4100",
+        "Alignment: held-out mean reciprocal rank",
     ):
         assert words in dom, words
-    assert dom.count("<svg") == 7  # two forests, recall, history, alignment, importance, stages
+    assert dom.count("<svg") == 8  # two forests, recall, history, two of alignment, importance, stages
 
 
 def test_the_ab_page_in_a_browser(ab, browse):

@@ -441,6 +441,13 @@ def test_numbers_that_json_does_not_have_are_refused(sqlite_client: TestClient) 
 def test_unknown_paths_and_methods_are_problems(sqlite_client: TestClient) -> None:
     assert "/docs" in problem(sqlite_client.get("/v1/recommendation"), 404, "unknown-path")["detail"]
     problem(sqlite_client.get("/v1/recommendations"), 405, "method-not-allowed")
+    for method, path, allowed in (
+        ("GET", "/v1/recommendations", "POST"),
+        ("DELETE", "/v1/items/red-01", "GET, PUT"),
+        ("POST", "/health/ready", "GET"),
+        ("POST", "/docs", "GET"),
+    ):
+        assert sqlite_client.request(method, path).headers["allow"] == allowed, path
 
 
 def test_a_large_body_is_refused_declared_or_not(sqlite_shop: Engine) -> None:
@@ -522,7 +529,10 @@ def test_a_history_that_cannot_be_read_costs_no_answer(running: tuple[TestClient
 
 def test_a_clock_behind_that_of_the_night_costs_no_answer(sqlite_shop: Engine) -> None:
     with serve(sqlite_shop, settings_for(sqlite_shop, as_of=CUTOFF - timedelta(minutes=3))) as (client, _):
-        assert post(client, "/v1/recommendations", placement="product", item_ids=["red-01"])["release"] is not None
+        by_page = post(client, "/v1/recommendations", placement="product", item_ids=["red-01"])
+        assert (by_page["fallback"], by_page["release"] is not None) == ("without_ranker", True)
+        post(client, "/v1/events", events=[event(1, "red-02", timestamp=(CUTOFF - timedelta(minutes=3)).isoformat())])
+        assert post(client, "/v1/recommendations", session_id="s1")["fallback"] == "without_ranker"
 
 
 def test_what_nobody_expected_is_a_problem_too(sqlite_shop: Engine) -> None:

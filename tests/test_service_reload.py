@@ -103,6 +103,7 @@ def test_a_service_whose_only_release_is_gone_says_so_and_answers(shop: Engine, 
     with serve(shop) as (client, _):
         answer = client.get("/health/ready")
         assert answer.status_code == 503
+        assert answer.json()["type"] == "urn:recsys:problem:release-refused"
         assert f"release {version} was refused" in answer.json()["detail"]
         assert ask(client)["fallback"] == "newest"
 

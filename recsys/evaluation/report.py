@@ -48,7 +48,7 @@ class ReportInput:
         comparisons: baseline → metric → Comparison with the baseline as A and the release as B. The metric named first
             is the one the headline speaks of.
         catalogue: policy (OURS or a baseline) → {"coverage": share, "gini": index}.
-        alignment_loss: curve ("training", "held out") → loss of each epoch.
+        alignment: what is measured, with its unit → its value after each epoch.
         feature_importance: feature → total gain of its splits.
         recall_by_candidates: source → (candidates kept, recall among them).
         ndcg_by_history: policy → history segment → (mean, users), as of metrics.mean_by_segment.
@@ -65,7 +65,7 @@ class ReportInput:
     data: Mapping[str, int | float | str] = field(default_factory=dict)
     comparisons: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
     catalogue: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
-    alignment_loss: Mapping[str, Sequence[float]] = field(default_factory=dict)
+    alignment: Mapping[str, Sequence[float]] = field(default_factory=dict)
     feature_importance: Mapping[str, float] = field(default_factory=dict)
     recall_by_candidates: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     ndcg_by_history: Mapping[str, Mapping[str, tuple[float, int]]] = field(default_factory=dict)
@@ -177,13 +177,11 @@ def _training(report: ReportInput) -> Html:
         }
         svg = plots.grouped_bars([f"{label}\n{say_count(sizes[label])}" for label in groups], series, "NDCG")
         figures.append(plot(svg, "NDCG by length of the history", "Events known of the shopper; below: shoppers."))
-    if report.alignment_loss:
-        series_of_points = {
-            name: [(float(epoch), float(loss)) for epoch, loss in enumerate(losses, start=1)]
-            for name, losses in report.alignment_loss.items()
-        }
-        svg = plots.curves(series_of_points, "epoch", "loss, nats")
-        figures.append(plot(svg, "Alignment", "Contrastive loss; the epoch that is best on held-out items is kept."))
+    for measured, values in report.alignment.items():
+        points = [(float(epoch), float(value)) for epoch, value in enumerate(values, start=1)]
+        svg = plots.curves({measured: points}, "epoch", measured)
+        note = "Pictures, words and purchases in one space; the epoch that is best on held-out items is kept."
+        figures.append(plot(svg, f"Alignment: {measured}", note))
     if report.feature_importance:
         top = dict(sorted(report.feature_importance.items(), key=lambda pair: -pair[1])[:15])
         total = sum(report.feature_importance.values()) or 1

@@ -28,7 +28,7 @@ def ready(service: ServiceDep) -> Ready:
         raise ProblemError(503, "not-ready", f"the database does not answer: {type(error).__name__}") from error
     live = service.live.current
     if live is None:
-        raise ProblemError(503, "not-ready", service.live.why_none)
+        raise ProblemError(503, "release-refused" if service.live.refused else "not-ready", service.live.why_none)
     return Ready(release=live.version)
 
 

@@ -1,0 +1,33 @@
+"""The demonstration's service: a process of its own, which is not waited for when waiting cannot help."""
+
+import time
+from pathlib import Path
+
+import pytest
+from service_shop import CUTOFF, items, publish
+from sqlalchemy import Engine
+
+from pipelines.demo import serving
+from recsys.data.store import put_items
+from recsys.errors import RecsysError, ReleaseError
+
+
+@pytest.mark.slow
+def test_a_refused_release_ends_the_wait_with_its_reason(sqlite_engine: Engine, tmp_path: Path) -> None:
+    put_items(sqlite_engine, items())
+    version = publish(sqlite_engine, tmp_path)
+    (tmp_path / version / "tower.safetensors").unlink()
+    started = time.monotonic()
+    with (
+        pytest.raises(ReleaseError, match=rf"release {version} was refused: .*tower\.safetensors"),
+        serving(str(sqlite_engine.url), CUTOFF),
+    ):
+        pass
+    assert time.monotonic() - started < 60  # and not the two minutes that a slow machine is given
+
+
+@pytest.mark.slow
+def test_a_service_that_ends_is_said_to_have_ended(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RecsysError, match="ended with status 2 before it was ready"), serving("no database", CUTOFF):
+        pass
+    assert "expected sqlite:///PATH or postgresql://" in capsys.readouterr().err
