@@ -176,7 +176,9 @@ def peer(method: str, files: Files) -> Int32:
     days = np.concatenate([np.arange(length) for length in lengths]).astype(float)
     types, pieces = np.full(len(rows), PURCHASE, np.int8), np.ones(len(rows), np.float32)
     walk = Interactions(users.astype(np.int32), rows, types, days, pieces)
-    follows = log_transition_weights(transition_counts(walk, n_items, max_distance=10, distance_power=0.5), tau)
+    follows = log_transition_weights(
+        transition_counts(walk, n_items, max_distance=10, distance_power=0.5), n_items / tau
+    )
     weights = _pctm_weights(data, decay, newest_share)
     return _best(weights @ follows, weight * log_share, data)
 

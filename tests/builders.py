@@ -164,7 +164,7 @@ def recipe(index: IndexConfig = EXACT, **retrieval: object) -> RecipeConfig:
     poor = dict.fromkeys(SOURCES, 0.0) | {"new": 1.0}
     chosen = {"depth": 12, "trending_depth": 10, "new_depth": 4, "fusion_weight": poor, **retrieval}
     return RecipeConfig(
-        tables=TablesConfig(neighbours=12, smoothing=50.0),
+        tables=TablesConfig(neighbours=12, log_scale=1.6),
         index=index,
         retrieval=RetrievalConfig(**chosen),  # type: ignore[arg-type]
         examples=ExamplesConfig(max_requests=200, negatives=30),

@@ -60,8 +60,8 @@ def test_too_little_to_count_gives_empty_tables(events):
 
 def test_log_weights():
     counts = sparse.csr_matrix([[0.0, 3.0], [0.5, 0.0]])
-    weights = log_transition_weights(counts, smoothing=4.0).toarray()
-    assert weights == pytest.approx(np.log1p([[0, 3 * 2 / 4], [0.5 * 2 / 4, 0]]))
+    weights = log_transition_weights(counts, scale=0.5).toarray()
+    assert weights == pytest.approx(np.log1p([[0, 3 * 0.5], [0.5 * 0.5, 0]]))
     assert counts[0, 1] == 3.0  # what came is not changed
 
 

@@ -71,10 +71,10 @@ def test_sources_by_hand():
     seen, nobody = (table_of(retrieve(retrieval, histories), request) for request in (0, 1))
     assert set(seen) == {0, 1, 2, 3, 4}
     # From item 1, the newest: 2 came next three times. From item 0, a step older, weight 0.6: 2 came two steps later.
-    smoothing = 5 / 12_000
-    direct, apart = np.log1p(3 * smoothing), np.log1p(3 * 2**-0.5 * smoothing)
+    scale = TablesConfig.log_scale
+    direct, apart = np.log1p(3 * scale), np.log1p(3 * 2**-0.5 * scale)
     assert seen[2]["transitions"] == pytest.approx(direct + 0.6 * apart)
-    assert seen[3]["transitions"] == pytest.approx(0.6 * np.log1p(smoothing))
+    assert seen[3]["transitions"] == pytest.approx(0.6 * np.log1p(scale))
     assert seen[2]["adjacent"] == 3.0  # only the newest item counts
     assert "adjacent" not in seen[3]
     assert seen[0]["reversed"] == pytest.approx(direct)

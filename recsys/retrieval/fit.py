@@ -32,7 +32,7 @@ class TablesConfig:
         neighbours: kept per item and table.
         max_distance: steps between two events of a shopper that still count as a transition.
         distance_power: a pair d steps apart counts d^-power.
-        smoothing: τ of the log transform, see log_transition_weights.
+        log_scale: of the counts inside the logarithm, see log_transition_weights.
         shrinkage: of the co-purchase cosine.
         heavy_shopper_power: a shopper with L items counts L^-power for each pair.
         linear_items: most bought items that the linear model covers; see linear_table() for what they cost.
@@ -44,7 +44,7 @@ class TablesConfig:
     neighbours: int = 100
     max_distance: int = 10
     distance_power: float = 0.5
-    smoothing: float = 12_000.0
+    log_scale: float = 1.0
     shrinkage: float = 1.0
     heavy_shopper_power: float = 0.25
     linear_items: int = 5_000
@@ -152,7 +152,7 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
     """The tables that only count: transitions, adjacent, reversed, copurchase."""
     decayed = transition_counts(events, n_items, max_distance=config.max_distance, distance_power=config.distance_power)
     adjacent = transition_counts(events, n_items, max_distance=1, distance_power=0.0)
-    weights = log_transition_weights(decayed, config.smoothing)
+    weights = log_transition_weights(decayed, config.log_scale)
     taken = _taken(events)
     cosine = copurchase_cosine(
         taken.shoppers,

@@ -96,13 +96,13 @@ def transition_counts(
     return total.tocsr()
 
 
-def log_transition_weights(counts: sparse.csr_matrix, smoothing: float) -> sparse.csr_matrix:
-    """E = log(1 + C · n_items / τ): a pair seen once counts, a pair seen a hundred times does not count a hundredfold.
+def log_transition_weights(counts: sparse.csr_matrix, scale: float) -> sparse.csr_matrix:
+    """E = log(1 + C · scale): a pair seen once counts, a pair seen a hundred times does not count a hundredfold.
 
-    ``smoothing`` is τ; the larger, the nearer to plain counts.
+    The smaller ``scale``, the nearer to plain counts; PCTM writes it n_items/τ, and its published τ make it about 1.
     """
     weights = counts.copy()
-    weights.data = np.log1p(weights.data * (counts.shape[0] / smoothing))
+    weights.data = np.log1p(weights.data * scale)
     return weights
 
 

@@ -32,6 +32,8 @@ class RetrievalConfig:
         depth: candidates that each personal source may bring.
         trending_depth: the same for what sells now, which everybody gets.
         new_depth: the same for the newest arrivals.
+        exact_items: where at most so many items may be shown, and too few of them were brought, all of them are
+            candidates: a narrow filter is answered exactly.
         step_decay: weight of an event relative to the one a step (a distinct time) newer, by table.
         fusion_weight: of each source in the fused order, the one that stands when there is no ranker.
     """
@@ -40,6 +42,7 @@ class RetrievalConfig:
     depth: int = 60
     trending_depth: int = 60
     new_depth: int = 12
+    exact_items: int = 1_000
     step_decay: dict[str, float] = field(
         default_factory=lambda: {
             "transitions": 0.6,
@@ -111,18 +114,28 @@ class Candidates:
         return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int64), np.diff(self.offsets))
 
 
-def retrieve(retrieval: Retrieval, histories: Histories) -> Candidates:
+def retrieve(
+    retrieval: Retrieval, histories: Histories, available: npt.NDArray[np.bool_] | None = None
+) -> Candidates:
     """Ask every source, unite what they bring, and let each score all of it.
 
     Each request is computed by itself: alone and in any batch it gets the same bits.
+
+    Args:
+        retrieval: the sources.
+        histories: q requests.
+        available: bool [n], what may be shown. What may not is retrieved all the same, since ranks and shares among the
+            candidates are what the ranker learned from; but where few items may be shown, and fewer than ``depth`` of
+            them were brought, the rest of them joins. None: everything.
     """
+    few = _few_rows(available, retrieval.config.exact_items)
     steps = steps_from_newest(histories)
     vectors = retrieval.tower.user_vectors(
         retrieval.embeddings, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )
     nearest = _nearest_rows(retrieval.index, vectors, retrieval.config.depth)
     parts = [
-        _ask_sources(retrieval, histories.rows[start:stop], steps[start:stop], vectors[request], nearest[request])
+        _ask_sources(retrieval, histories.rows[start:stop], steps[start:stop], vectors[request], nearest[request], few)
         for request, (start, stop) in enumerate(histories.spans())
     ]
     offsets = np.zeros(len(parts) + 1, np.int64)
@@ -137,7 +150,7 @@ def retrieve(retrieval: Retrieval, histories: Histories) -> Candidates:
 
 
 def _ask_sources(
-    retrieval: Retrieval, past: Int32, steps: Float32, vectors: Float32, nearest: Int32
+    retrieval: Retrieval, past: Int32, steps: Float32, vectors: Float32, nearest: Int32, few: Int32 | None
 ) -> tuple[Int32, Float32, Float32, Float32]:
     """One request: the rows that any source brings, ascending, with every source's score and rank, and the fused score.
 
@@ -146,6 +159,7 @@ def _ask_sources(
         steps: see steps_from_newest(), float32 [h].
         vectors: of the shopper, float32 [interests, d].
         nearest: rows that the index brought for them.
+        few: see _few_rows().
     """
     config = retrieval.config
     decay = np.array([config.step_decay[name] for name in TABLES], np.float32)
@@ -153,6 +167,8 @@ def _ask_sources(
     sells, is_new = retrieval.trending_rows[: config.trending_depth], retrieval.newest[: config.new_depth]
     brought = (*_best_linked(linked, links, config.depth), nearest, past, sells, is_new)
     rows = np.unique(np.concatenate(brought))
+    if few is not None and np.isin(few, rows, assume_unique=True).sum() < min(config.depth, len(few)):
+        rows = np.union1d(rows, few)
 
     scores = np.zeros((len(SOURCES), len(rows)), np.float32)  # 0: says nothing, until it becomes NaN below
     n_tables = len(TABLES)
@@ -174,6 +190,13 @@ def _ask_sources(
     weights = np.array([[config.fusion_weight[source]] for source in SOURCES], np.float32)
     fused = np.nan_to_num(weights / (20 + ranks)).sum(axis=0)
     return rows, scores.T, ranks.T, fused
+
+
+def _few_rows(available: npt.NDArray[np.bool_] | None, most: int) -> Int32 | None:
+    """The rows that may be shown, ascending, where they are at most ``most``; None where they are more."""
+    if available is None or np.count_nonzero(available) > most:
+        return None
+    return np.flatnonzero(available).astype(np.int32)
 
 
 def steps_from_newest(histories: Histories) -> Float32:
