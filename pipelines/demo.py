@@ -1,8 +1,7 @@
 """``recsys demo``: everything once, on this machine: a shop, a night, the service, and what it recommends.
 
-The demonstration shop is made here; ``--data hm`` (or amazon, generic) takes a folder of real data instead. Run
-again, it
-keeps what is there: the shop is not imported twice and nothing is encoded twice.
+The demonstration shop is made here; ``--data hm`` (or amazon, generic) takes a folder of real data instead. Run again,
+it keeps what is there: the shop is not imported twice and nothing is encoded twice.
 """
 
 import argparse
@@ -29,33 +28,37 @@ from pipelines.contact_sheet import save_contact_sheet
 from pipelines.sheets import ItemCards, item_cards, make_sheet
 from pipelines.stages import Stages
 from recsys.data.database import open_database
-from recsys.data.importers import import_shop
+from recsys.data.importers import FORMS, import_shop
 from recsys.data.load import load_items, load_user_history
 from recsys.data.synthetic import make_shop
 from recsys.data.tables import Event
-from recsys.errors import RecsysError, ReleaseError
+from recsys.errors import ConfigError, RecsysError, ReleaseError
 from recsys.evaluation.sheet import Sheet
 from recsys.request import Interaction, Reason, Request, Slate, SlateItem
 
-REAL_DATA = {"hm": "../shared/data/hm", "amazon": "../shared/data/amazon_reviews", "generic": "."}
+PUBLIC_DATA = {"hm": Path("../shared/data/hm"), "amazon": Path("../shared/data/amazon_reviews")}
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Arguments of ``recsys demo``."""
-    parser.add_argument(
-        "--data", choices=["shop", *REAL_DATA], default="shop", help="which shop; default: one made here"
-    )
-    parser.add_argument("--source", type=Path, help="the folder of real data")
+    parser.add_argument("--data", choices=["shop", *FORMS], default="shop", help="which shop; default: one made here")
+    parser.add_argument("--source", type=Path, help="the folder of real data; without a default for generic")
     add_config_argument(parser)
     parser.add_argument("--var", type=Path, default=Path("var"), help="where everything is kept")
     parser.add_argument("--shoppers", type=int, default=4, help="how many shoppers to show")
 
 
 def run(args: argparse.Namespace) -> int:
-    """Run the demonstration; 0 when recommendations were shown."""
+    """Run the demonstration; 0 when recommendations were shown.
+
+    Raises:
+        RecsysError: the data cannot be imported, nothing can be learned from them, or the service refuses the release.
+    """
     started = time.perf_counter()
     home = args.var / f"demo-{args.data}"
-    source = home / "shop" if args.data == "shop" else args.source or Path(REAL_DATA[args.data])
+    source = home / "shop" if args.data == "shop" else args.source or PUBLIC_DATA.get(args.data)
+    if source is None:
+        raise ConfigError("--source: expected the folder of the shop's data, came none")
     paths = Paths(
         database=f"sqlite:///{home / 'shop.db'}",
         events=str(home / "events"),
@@ -108,6 +111,8 @@ def serving(database: str, now: datetime) -> Iterator[str]:
         try:
             _wait_until_ready(f"{address}/health/ready", process)
             yield address
+        except ReleaseError:  # it says why by itself
+            raise
         except Exception:
             log.seek(0)
             print(log.read(), file=sys.stderr)

@@ -11,7 +11,7 @@ from recsys.artifacts import Release
 from recsys.evaluation.compare import Comparison
 from recsys.evaluation.metrics import PerUser
 from recsys.evaluation.requests import EvaluationSet
-from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
+from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies, slate_rows
 from recsys.histories import Int32, Interactions
 from recsys.request import Request
 
@@ -48,12 +48,8 @@ class Judgement:
 
 
 def recommended_rows(release: Release, requests: Sequence[Request], k: int) -> Int32:
-    """The slates of ``release`` as rows, int32 [q, k], -1 in an empty place."""
-    rows = np.full((len(requests), k), -1, np.int32)
-    for number, slate in enumerate(answer_requests(release, requests)):
-        mine = [release.rows[item.item_id] for item in slate.items[:k]]
-        rows[number, : len(mine)] = mine
-    return rows
+    """What ``release`` answers, as its own rows, int32 [q, k], -1 in an empty place."""
+    return slate_rows(answer_requests(release, requests), release.rows, k)
 
 
 def judge(release: Release, questions: EvaluationSet, past: Interactions, k: int, seed: int) -> Judgement:

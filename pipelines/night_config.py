@@ -58,7 +58,7 @@ class NightConfig:
 
     @property
     def recipe(self) -> RecipeConfig:
-        """The part that fit_ranked_release() reads."""
+        """The part that a Workshop reads."""
         return RecipeConfig(
             tables=self.tables,
             index=self.index,

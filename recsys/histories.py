@@ -76,11 +76,6 @@ class Histories:
         """The request that owns each event, int64 [m]."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)
 
-    @property
-    def positions_from_newest(self) -> Int64:
-        """0 for a request's newest event, 1 for the one before, int64 [m]."""
-        return np.repeat(self.offsets[1:], self.lengths) - 1 - np.arange(len(self.rows))
-
     def spans(self) -> Iterator[tuple[int, int]]:
         """(start, stop) of each request in the flat arrays."""
         return pairwise(self.offsets.tolist())

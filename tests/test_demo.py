@@ -7,13 +7,21 @@ import pytest
 from service_shop import CUTOFF, items, publish
 from sqlalchemy import Engine
 
+from pipelines.cli import main
 from pipelines.demo import serving
 from recsys.data.store import put_items
 from recsys.errors import RecsysError, ReleaseError
 
 
+def test_a_shop_of_ones_own_needs_its_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["demo", "--data", "generic", "--var", str(tmp_path)]) == 2
+    assert "--source: expected the folder" in capsys.readouterr().err
+
+
 @pytest.mark.slow
-def test_a_refused_release_ends_the_wait_with_its_reason(sqlite_engine: Engine, tmp_path: Path) -> None:
+def test_a_refused_release_ends_the_wait_with_its_reason(
+    sqlite_engine: Engine, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     put_items(sqlite_engine, items())
     version = publish(sqlite_engine, tmp_path)
     (tmp_path / version / "tower.safetensors").unlink()
@@ -24,6 +32,7 @@ def test_a_refused_release_ends_the_wait_with_its_reason(sqlite_engine: Engine, 
     ):
         pass
     assert time.monotonic() - started < 60  # and not the two minutes that a slow machine is given
+    assert "Traceback" not in capsys.readouterr().err
 
 
 @pytest.mark.slow

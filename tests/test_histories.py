@@ -12,7 +12,7 @@ from recsys.errors import SchemaError
 from recsys.histories import days_since_epoch, moment_of, read_histories, read_interactions
 from recsys.request import Interaction, Request
 from recsys.schema import EVENT_TYPES, EVENTS, HISTORY_EVENT_TYPES
-from tests.builders import CUTOFF, events_frame, histories_of
+from tests.builders import CUTOFF, events_frame
 
 ROW_OF = {"hat": 0, "coat": 1, "tie": 2}
 
@@ -81,11 +81,6 @@ def test_moments_are_days_since_1970():
 @given(st.datetimes(datetime(1970, 1, 1), datetime(2100, 1, 1), timezones=st.just(UTC)))
 def test_days_since_1970_are_moments_to_the_microsecond(moment):
     assert moment_of(days_since_epoch(moment)) == moment
-
-
-def test_positions_count_from_the_newest():
-    histories = histories_of([(0, "purchase", 3), (1, "purchase", 1)], [], [(2, "purchase", 0)])
-    assert histories.positions_from_newest.tolist() == [1, 0, 0]
 
 
 def test_interactions_are_sorted_by_shopper_and_time_and_equal_times_keep_their_order():

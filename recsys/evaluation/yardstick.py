@@ -50,12 +50,8 @@ class Yardstick:
         return int((self.rows >= len(self.item_ids)).sum())
 
     def slate_rows(self, slates: Sequence[Slate]) -> Rows:
-        """Slates as rows, int32 [q, k], -1 where one is shorter."""
-        rows = np.full((len(slates), self.k), -1, np.int32)
-        for place, slate in enumerate(slates):
-            shown = [self._row_of[item.item_id] for item in slate.items[: self.k]]
-            rows[place, : len(shown)] = shown
-        return rows
+        """Slates as rows of this catalogue, int32 [q, k]; see :func:`slate_rows`."""
+        return slate_rows(slates, self._row_of, self.k)
 
     def per_user(self, recommended: Rows) -> dict[str, PerUser]:
         """Every metric of each user, float32 [q], for rows int32 [q, k]; the metric to decide on is the first."""
@@ -85,6 +81,15 @@ class Yardstick:
         if set(recalls) - {"unknown"}:
             values[f"Recall@{self.k} by {self.age.name}"] = recalls
         return values
+
+
+def slate_rows(slates: Sequence[Slate], row_of: Mapping[str, int], k: int) -> Rows:
+    """The first ``k`` items of each slate as rows, int32 [q, k], -1 where one is shorter."""
+    rows = np.full((len(slates), k), -1, np.int32)
+    for place, slate in enumerate(slates):
+        shown = [row_of[item.item_id] for item in slate.items[:k]]
+        rows[place, : len(shown)] = shown
+    return rows
 
 
 def build_yardstick(
