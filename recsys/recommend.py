@@ -42,15 +42,20 @@ def recommend(
     return slates
 
 
-def score_inputs(release: Release, requests: Sequence[Request]) -> tuple[Histories, Candidates, Float32]:
-    """History, candidates and features of a batch: what the ranker sees, in training and in serving."""
+def score_inputs(
+    release: Release, requests: Sequence[Request], available: npt.NDArray[np.bool_] | None = None
+) -> tuple[Histories, Candidates, Float32]:
+    """History, candidates and features of a batch: what the ranker sees, in training and in serving.
+
+    ``available`` bool [n_items] only adds candidates, where few items may be shown: see retrieve().
+    """
     histories = read_histories(requests, release.rows, release.retrieval.config.history_limit)
-    candidates = retrieve(release.retrieval, histories)
+    candidates = retrieve(release.retrieval, histories, available)
     return histories, candidates, compute_features(candidates, histories, release.tables)
 
 
 def _recommend_batch(release: Release, requests: Sequence[Request], mask: npt.NDArray[np.bool_]) -> list[Slate]:
-    histories, candidates, features = score_inputs(release, requests)
+    histories, candidates, features = score_inputs(release, requests, mask)
     scores = candidates.fused if release.ranker is None else release.ranker.score(features)
     return [
         _slate(release, request, place, histories, candidates, scores, mask) for place, request in enumerate(requests)

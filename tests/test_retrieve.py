@@ -142,6 +142,41 @@ def test_no_history_and_nothing_sold_gives_no_candidates():
     assert candidates.scores.shape == candidates.ranks.shape == (0, len(SOURCES))
 
 
+def test_a_narrow_filter_is_answered_exactly(release):
+    histories = read_histories(mixed_requests(release.item_ids, 30), release.rows, 50)
+    available = np.arange(len(release.item_ids)) % 20 == 3
+    allowed = set(np.flatnonzero(available).tolist())
+    retrieval = replace(release.retrieval, config=replace(release.retrieval.config, depth=25, trending_depth=5))
+    usual, narrow = retrieve(retrieval, histories), retrieve(retrieval, histories, available)
+    vectors = retrieval.tower.user_vectors(
+        retrieval.embeddings, histories.offsets, histories.rows, histories.event_types, histories.age_days
+    )
+    embedding, joined = SOURCES.index("embedding"), 0
+    for request in range(30):
+        before, after = table_of(usual, request), table_of(narrow, request)
+        assert set(after) == set(before) | allowed
+        # What was there says what it said, and what joined is scored by whoever knows it.
+        assert {row: after[row] for row in before} == before
+        joined += len(allowed - set(before))
+        if vectors[request].any():
+            first, last = narrow.offsets[request : request + 2]
+            there = retrieval.embeddings[narrow.rows[first:last]].any(axis=1)
+            assert np.array_equal(~np.isnan(narrow.scores[first:last, embedding]), there)
+    assert joined > 0
+
+
+def test_a_filter_that_leaves_enough_candidates_adds_none(release):
+    histories = read_histories(mixed_requests(release.item_ids, 30), release.rows, 50)
+    usual = retrieve(release.retrieval, histories)
+    everything = np.ones(len(release.item_ids), bool)
+    short = replace(release.retrieval, config=replace(release.retrieval.config, depth=1))
+    wide = replace(short, config=replace(short.config, exact_items=everything.sum() - 1))
+    for retrieval, available in ((release.retrieval, everything), (short, everything), (wide, everything)):
+        came = retrieve(retrieval, histories, available)
+        assert np.array_equal(came.offsets, retrieve(retrieval, histories).offsets)
+    assert len(usual) > 0
+
+
 def test_no_requests_give_no_candidates():
     assert retrieve(small_retrieval(), histories_of()).offsets.tolist() == [0]
 
@@ -193,12 +228,13 @@ def release(request):
 
 
 @settings(max_examples=8, deadline=None)
-@given(st.integers(0, 10_000), st.lists(st.integers(1, 40), min_size=1, max_size=6))
-def test_a_request_gets_the_same_bits_in_any_batch(release, seed, sizes):
+@given(st.integers(0, 10_000), st.lists(st.integers(1, 40), min_size=1, max_size=6), st.sampled_from([None, 30, 1]))
+def test_a_request_gets_the_same_bits_in_any_batch(release, seed, sizes, every):
     requests = mixed_requests(release.item_ids, sum(sizes), seed)
+    available = None if every is None else np.arange(len(release.item_ids)) % every == 0
 
     def ask(some):
-        return retrieve(release.retrieval, read_histories(some, release.rows, 50))
+        return retrieve(release.retrieval, read_histories(some, release.rows, 50), available)
 
     whole, start = ask(requests), 0
     for size in sizes:

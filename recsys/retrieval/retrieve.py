@@ -114,9 +114,7 @@ class Candidates:
         return np.repeat(np.arange(len(self.offsets) - 1, dtype=np.int64), np.diff(self.offsets))
 
 
-def retrieve(
-    retrieval: Retrieval, histories: Histories, available: npt.NDArray[np.bool_] | None = None
-) -> Candidates:
+def retrieve(retrieval: Retrieval, histories: Histories, available: npt.NDArray[np.bool_] | None = None) -> Candidates:
     """Ask every source, unite what they bring, and let each score all of it.
 
     Each request is computed by itself: alone and in any batch it gets the same bits.
