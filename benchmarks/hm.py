@@ -1,151 +1,31 @@
-"""H&M, one real week: ``python -m benchmarks.hm --task next_day [--data DIR] [--json FILE] [--seed N]``
+"""H&M, one real week: ``python -m benchmarks.hm --task basket|next_day|cold [--data DIR] [--json FILE] [--seed N]``
 
-Everything is fitted on the days before 22 September 2020 and asked for the customers of the 22nd, newcomers included:
-MAP@12 over the whole catalogue, repeats allowed. Ours is the shipped night with its shipped defaults.
+Basket completion, the last day's purchases, and articles that nobody ever bought; the protocols are told in
+hm_basket.py, hm_next_day.py and hm_cold.py. "Ours" is always the shipped night with its shipped defaults, asked
+through recommend(); the stage rows below it leave a part of the night out.
 """
 
 import argparse
-from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import numpy as np
-import polars as pl
-from scipy import sparse
-
-from benchmarks import peers
-from benchmarks.protocol import Truth, measure, measure_all, score, show
-from benchmarks.workspace import Workspace, open_workspace, ours
-from recsys.evaluation.requests import build_requests
-from recsys.histories import Int32
-
-K = 12
-MEASURES = {
-    "map@12": ("average_precision_at_k", 12),
-    "recall@12": ("recall_at_k", 12),
-    "recall@10": ("recall_at_k", 10),
-    "ndcg@10": ("ndcg_at_k", 10),
-}
-
-
-def next_day(data: Path, seed: int, json: Path | None) -> None:
-    """Q2b: the customers of the last day."""
-    shop = open_workspace("hm", data)
-    test_day = last_day(shop)
-    questions = build_requests(shop.events, test_day, test_day + timedelta(days=1))
-    offsets, rows = questions.relevance(shop.item_ids)
-    known = questions.history_lengths > 0
-    truth = Truth(offsets, rows, {"with a history": known, "newcomers": ~known})
-    print(f"{len(questions):,} customers of {test_day:%d %B %Y}, {known.sum():,} of them with a history")
-    methods = (
-        "popular last day",
-        "popular all week",
-        "bought before, then popular",
-        "item to item",
-        "EASE",
-        "als",
-        "bpr",
-        "cosine",
-        "bm25",
-    )
-    answers = [measure(_label(method), peer_next_day, method, data) for method in methods]
-    answers += measure_all(ours_next_day, data, seed)
-    show("H&M", "next day", score(answers, truth, MEASURES, "map@12"), json)
-
-
-def ours_next_day(data: Path, seed: int) -> dict[str, Int32]:
-    """The shipped night up to the test day, asked through recommend()."""
-    shop = open_workspace("hm", data)
-    test_day = last_day(shop)
-    requests = build_requests(shop.events, test_day, test_day + timedelta(days=1), limit=K).requests
-    return ours(shop, test_day, requests, K, seed)
-
-
-def peer_next_day(method: str, data: Path) -> Int32:
-    """One peer; whoever has no history, and every place that a peer leaves empty, gets the last day's best sellers."""
-    shop = open_workspace("hm", data)
-    test_day = last_day(shop)
-    past = shop.events.filter(pl.col("timestamp") < test_day)
-    requests = build_requests(shop.events, test_day, test_day + timedelta(days=1)).requests
-    row_of = {item_id: row for row, item_id in enumerate(shop.item_ids)}
-    popular = {
-        "day": _best_sellers(past.filter(pl.col("timestamp") >= test_day - timedelta(days=1)), row_of),
-        "week": _best_sellers(past, row_of),
-    }
-    everybody = np.tile(popular["week" if method == "popular all week" else "day"], (len(requests), 1))
-    if method.startswith("popular"):
-        return everybody
-    user_of = {user_id: number for number, user_id in enumerate(past["user_id"].unique().sort().to_list())}
-    users = past["user_id"].replace_strict(user_of, return_dtype=pl.Int32).to_numpy()
-    items = past["item_id"].replace_strict(row_of, return_dtype=pl.Int32).to_numpy()
-    taken = sparse.csr_matrix((np.ones(len(past)), (users, items)), shape=(len(user_of), len(row_of)))
-    asked = [(place, user_of[r.user_id]) for place, r in enumerate(requests) if r.user_id in user_of]
-    places, who = np.array(asked).T
-    mine = _personal(method, taken, who, past, row_of, user_of)
-    out = everybody.copy()
-    out[places] = peers.then(mine, everybody[places], K)
-    return out
-
-
-def _personal(
-    method: str,
-    taken: sparse.csr_matrix,
-    who: np.ndarray,
-    past: pl.DataFrame,
-    row_of: dict[str, int],
-    user_of: dict[str, int],
-) -> Int32:
-    if method == "EASE":
-        return peers.ease(taken, who, K, penalty=50.0, min_buyers=4, repeats=True)
-    if method in ("als", "bpr", "cosine", "bm25"):
-        return peers.implicit_model(method, taken, who, K, threads=2, repeats=True)
-    newest_first = (
-        past.reverse().group_by("user_id", maintain_order=True).agg(pl.col("item_id").unique(maintain_order=True))
-    )
-    baskets = {user_of[user_id]: [row_of[i] for i in item_ids] for user_id, item_ids in newest_first.iter_rows()}
-    out = np.full((len(who), K), -1, np.int32)
-    if method == "bought before, then popular":
-        for place, user in enumerate(who.tolist()):
-            mine = baskets[user][:K]
-            out[place, : len(mine)] = mine
-        return out
-    # Item to item: what is most often bought by the buyers of the newest things, by plain cosine.
-    return peers.implicit_model("cosine", taken, who, K, threads=2, repeats=False)
-
-
-def _best_sellers(events: pl.DataFrame, row_of: dict[str, int]) -> Int32:
-    best = events.group_by("item_id").len().sort(["len", "item_id"], descending=[True, False]).head(K)
-    return np.array([row_of[item_id] for item_id in best["item_id"]], np.int32)
-
-
-def _label(method: str) -> str:
-    return {
-        "EASE": "EASE λ=50, items with 4 buyers",
-        "als": "implicit ALS, 64 factors",
-        "bpr": "implicit BPR, 64 factors",
-        "cosine": "implicit cosine item-kNN",
-        "bm25": "implicit BM25 item-kNN",
-        "item to item": "cosine item-kNN, new items only",
-    }.get(method, method)
-
-
-def last_day(shop: Workspace) -> datetime:
-    """Midnight (UTC) of the last day with purchases: the test day."""
-    last = shop.events["timestamp"].max()
-    assert isinstance(last, datetime)
-    return last.astimezone(UTC).replace(hour=0, minute=0, second=0, microsecond=0)
-
-
-TASKS = {"next_day": next_day}
+from benchmarks.hm_basket import basket
+from benchmarks.hm_cold import cold
+from benchmarks.hm_next_day import next_day
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--task", choices=list(TASKS), default="next_day")
+    parser.add_argument("--task", choices=("basket", "next_day", "cold"), default="next_day")
     parser.add_argument("--data", type=Path, default=Path("../shared/data/hm"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
+    parser.add_argument("--no-stages", action="store_true", help="leave out the nights that lack a part (not next_day)")
     args = parser.parse_args()
-    TASKS[args.task](args.data, args.seed, args.json)
+    if args.task == "next_day":
+        next_day(args.data, args.seed, args.json)
+    else:
+        task = {"basket": basket, "cold": cold}[args.task]
+        task(args.data, args.seed, args.json, not args.no_stages)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,243 @@
+"""H&M purchases as sets: what the protocols that ignore days share, and the shipped night on them.
+
+A set has no order, so everything that a customer took before the question has one and the same time. The ranker learns
+from one hidden purchase of each customer, a day later, with everything fitted without it; then that purchase goes back
+to the others, the release is fitted anew, and it is asked a day later too: training and serving look alike.
+"""
+
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import polars as pl
+from scipy import sparse
+
+from benchmarks.protocol import OURS
+from benchmarks.workspace import Workspace
+from recsys.histories import Int32, Int64
+from recsys.request import Interaction, Request
+from recsys.schema import EVENTS
+
+if TYPE_CHECKING:  # they bring torch, which no peer should pay for
+    from pipelines.encode import EncodedShop
+    from recsys.artifacts import Release
+
+K = 12
+MEASURES = {"ndcg@10": ("ndcg_at_k", 10), "recall@10": ("recall_at_k", 10), "map@12": ("average_precision_at_k", 12)}
+TAKEN_AT = datetime(2020, 9, 16, tzinfo=UTC)
+ASKED_AT = TAKEN_AT + timedelta(days=1)
+WINDOW_END = ASKED_AT + timedelta(days=1)
+CORE = 5
+
+# What a stage row leaves out of the night.
+STAGES = ("without image", "without text", "without behaviour", "without tower")
+
+
+@dataclass(frozen=True)
+class Sets:
+    """Distinct (customer, article) pairs, sorted by customer and article.
+
+    Attributes:
+        item_ids, user_ids: sorted, of each row and user.
+        users: int32 [m], ascending.
+        rows: int32 [m].
+    """
+
+    item_ids: list[str]
+    user_ids: list[str]
+    users: Int32
+    rows: Int32
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def matrix(self, mask: np.ndarray) -> sparse.csr_matrix:
+        """Users × items, 1 where ``mask`` has the pair."""
+        shape = (len(self.user_ids), len(self.item_ids))
+        return sparse.csr_matrix((np.ones(mask.sum()), (self.users[mask], self.rows[mask])), shape=shape)
+
+    def one_each(self, among: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        """A mask with one random pair of each customer who has any ``among``."""
+        places = rng.permutation(np.flatnonzero(among))
+        _, first = np.unique(self.users[places], return_index=True)
+        mask = np.zeros(len(self), bool)
+        mask[places[first]] = True
+        return mask
+
+
+def read_core(shop: Workspace) -> Sets:
+    """The iterated 5-core of distinct purchases of articles with an image."""
+    pictured = shop.items.filter(pl.col("images").list.len() > 0).select("item_id")
+    pairs = (
+        shop.events.filter(pl.col("event_type") == "purchase")
+        .select("user_id", "item_id")
+        .join(pictured, on="item_id", how="semi")
+        .unique()
+    )
+    while True:
+        kept = pairs
+        for column in ("item_id", "user_id"):
+            kept = kept.filter(pl.len().over(column) >= CORE)
+        if len(kept) == len(pairs):
+            break
+        pairs = kept
+    pairs = pairs.sort("user_id", "item_id")
+    codes = pairs.select(pl.all().rank("dense").cast(pl.Int32) - 1)
+    ids = [pairs[column].unique().sort().to_list() for column in ("item_id", "user_id")]
+    return Sets(ids[0], ids[1], codes["user_id"].to_numpy(), codes["item_id"].to_numpy())
+
+
+@dataclass(frozen=True)
+class Split:
+    """Who is asked what.
+
+    Attributes:
+        train: bool [m], pairs that are known when the question is asked.
+        inner: bool [m], one pair of ``train`` of each customer: what the ranker learns from.
+        users: int32 [q], the customers asked, ascending.
+        offsets, rows: what each of them took, int64 [q+1] and int32.
+        shown: bool [n], the articles among which the answer is.
+    """
+
+    train: np.ndarray
+    inner: np.ndarray
+    users: Int32
+    offsets: Int64
+    rows: Int32
+    shown: np.ndarray
+
+
+def split_of(sets: Sets, train: np.ndarray, shown: np.ndarray, rng: np.random.Generator) -> Split:
+    """Everything outside ``train`` is asked for, of customers who have something in it."""
+    asked = ~train & np.isin(sets.users, sets.users[train])
+    users, counts = np.unique(sets.users[asked], return_counts=True)
+    offsets = np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
+    # A customer of one known article gives no question to learn from: nothing would be left as history.
+    many = np.bincount(sets.users[train], minlength=len(sets.user_ids))[sets.users] >= 2
+    inner = sets.one_each(train & many, rng)
+    return Split(train, inner, users, offsets, sets.rows[asked], shown)
+
+
+def ours(shop: Workspace, sets: Sets, split: Split, seed: int, without: str = "") -> dict[str, Int32]:
+    """The shipped night on train, asked through recommend(): rows int32 [q, K].
+
+    Args:
+        shop: the whole shop; its items outside ``sets`` are left out.
+        sets, split: see their classes.
+        seed: of the night.
+        without: one of STAGES, or "" for all of it, which also gives the row without ranker.
+    """
+    from recsys.recommend import recommend
+
+    release = _release(shop, sets, split, seed, without)
+    questions = _requests(sets, split)
+
+    def answer(some: "Release") -> Int32:
+        rows = np.full((len(questions), K), -1, np.int32)
+        for place, slate in enumerate(recommend(some, questions, available=split.shown)):
+            rows[place, : len(slate.items)] = [some.rows[item.item_id] for item in slate.items]
+        return rows
+
+    if without:
+        return {f"{OURS}: {without}": answer(release)}
+    return {OURS: answer(release), f"{OURS}: retrieval only": answer(replace(release, ranker=None))}
+
+
+def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str) -> "Release":
+    from pipelines.catalogue import build_catalogue
+    from pipelines.config import load_config
+    from pipelines.encode import align_shop
+    from pipelines.recipe import Shop, Workshop
+    from recsys.histories import read_interactions
+
+    config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
+    if without == "without behaviour":
+        config = replace(config, alignment=replace(config.alignment, behaviour_weight=0.0))
+    catalogue = build_catalogue(_items(shop, sets), shop.reviews)
+    learning, asking = (
+        Shop(catalogue, read_interactions(events, catalogue.item_ids), events)
+        for events in (_events(sets, split, hide_inner=True), _events(sets, split, hide_inner=False))
+    )
+    encoded = encode(shop, sets, seed)
+    if without in ("without image", "without text"):
+        kept = {name: each for name, each in encoded.modalities.items() if name != without.removeprefix("without ")}
+        encoded = replace(encoded, modalities=kept)
+    _, vectors = align_shop(encoded, learning.interactions, ASKED_AT, config)
+    if without == "without tower":
+        vectors = replace(vectors, tower=_untrained(vectors.fused.shape[1], config.users, seed))
+    taught = Workshop(learning, vectors, config.recipe, lambda steps, label: steps)
+    ranker = taught.ranked_release([(ASKED_AT, WINDOW_END)], WINDOW_END).ranker
+    return replace(
+        Workshop(asking, vectors, config.recipe, lambda steps, label: steps).release_at(ASKED_AT), ranker=ranker
+    )
+
+
+def encode(shop: Workspace, sets: Sets, seed: int) -> "EncodedShop":
+    """The frozen encodings of the articles of ``sets``, by row."""
+    from pipelines.config import load_config
+    from pipelines.encode import encode_shop
+
+    config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
+    return encode_shop(_items(shop, sets), shop.reviews, ASKED_AT, config)
+
+
+def _items(shop: Workspace, sets: Sets) -> pl.DataFrame:
+    # Prices are those of the last day of the data: of no use to a protocol that has no days.
+    return shop.items.join(pl.DataFrame({"item_id": sets.item_ids}), on="item_id", how="semi").sort("item_id")
+
+
+def _untrained(dim: int, config: "object", seed: int) -> "object":
+    from recsys.alignment.users import train_user_tower
+
+    nothing = np.zeros(0, np.int32)
+    return train_user_tower(
+        np.zeros((1, dim), np.float32),
+        np.zeros(1, np.int64),
+        nothing,
+        nothing.astype(np.int8),
+        nothing.astype(np.float32),
+        nothing,
+        config,
+        seed=seed,
+        threads=1,
+        progress=False,
+    )
+
+
+def _events(sets: Sets, split: Split, hide_inner: bool) -> pl.DataFrame:
+    """Train as purchases, all at one time; those of the inner split a day later where they are hidden."""
+    places = np.flatnonzero(split.train)
+    late = split.inner[places] & hide_inner
+    rows = [
+        (f"{place}", "purchase", sets.user_ids[user], sets.item_ids[row], ASKED_AT if hidden else TAKEN_AT)
+        for place, user, row, hidden in zip(
+            places.tolist(), sets.users[places].tolist(), sets.rows[places].tolist(), late.tolist()
+        )
+    ]
+    columns = ["event_id", "event_type", "user_id", "item_id", "timestamp"]
+    given = pl.DataFrame(rows, schema={name: EVENTS[name] for name in columns}, orient="row")
+    return pl.concat([pl.DataFrame(schema=EVENTS), given], how="diagonal").sort("timestamp", maintain_order=True)
+
+
+def _requests(sets: Sets, split: Split) -> list[Request]:
+    histories: dict[int, list[Interaction]] = {user: [] for user in split.users.tolist()}
+    for user, row in zip(sets.users[split.train].tolist(), sets.rows[split.train].tolist()):
+        if user in histories:
+            histories[user].append(Interaction(sets.item_ids[row], "purchase", TAKEN_AT))
+    return [
+        Request(
+            requested_at=ASKED_AT,
+            user_id=sets.user_ids[user],
+            history=history,
+            limit=K,
+            exclude_purchased=True,
+        )
+        for user, history in histories.items()
+    ]
+
+
+def best_rows(scores: np.ndarray) -> Int32:
+    """The K best columns of each row of ``scores`` [q, n]; ties go to the lower one."""
+    return np.argsort(-scores, axis=1, kind="stable")[:, :K].astype(np.int32)
