@@ -24,7 +24,7 @@ def run(args: argparse.Namespace) -> int:
     if not releases:
         print("no release is recorded yet: recsys retrain makes one")
         return 0
-    print(f"{'version':29}  {'data up to, UTC':16}  {'made, UTC':16}  {'quality':14}")
+    print(f"{'version':29}  {'data up to, UTC':16}  {'made, UTC':16}  quality")
     for release in releases:
         remarks = []
         if live is not None and release.version == live.version:

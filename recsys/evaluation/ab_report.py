@@ -104,7 +104,7 @@ def ab_lead(report: ABInput) -> str:
         for verdict in (BETTER, WORSE, NO_DIFFERENCE)
     }
     said = "; ".join(f"{verdict}: {', '.join(names)}" for verdict, names in others.items() if names)
-    rest = f" Of the other metrics, B is {said}." if said else ""
+    rest = f" Of the other metrics, under B {said}." if said else ""
     which = f"A is {report.name_a}, B is {report.name_b}."
     return f"{which} {say_comparison(main, comparison)}, over {comparison.n:,} shoppers.{rest}"
 
