@@ -22,7 +22,9 @@ from recsys.schema import EVENTS
 
 if TYPE_CHECKING:  # they bring torch, which no peer should pay for
     from pipelines.encode import EncodedShop
+    from recsys.alignment.users import UserTowerConfig
     from recsys.artifacts import Release
+    from recsys.retrieval.users import UserTower
 
 K = 12
 MEASURES = {"ndcg@10": ("ndcg_at_k", 10), "recall@10": ("recall_at_k", 10), "map@12": ("average_precision_at_k", 12)}
@@ -184,11 +186,11 @@ def encode(shop: Workspace, sets: Sets, seed: int) -> "EncodedShop":
 
 
 def _items(shop: Workspace, sets: Sets) -> pl.DataFrame:
-    # Prices are those of the last day of the data: of no use to a protocol that has no days.
     return shop.items.join(pl.DataFrame({"item_id": sets.item_ids}), on="item_id", how="semi").sort("item_id")
 
 
-def _untrained(dim: int, config: "object", seed: int) -> "object":
+def _untrained(dim: int, config: "UserTowerConfig", seed: int) -> "UserTower":
+    """A tower that saw no example: a recency-weighted mean of the history."""
     from recsys.alignment.users import train_user_tower
 
     nothing = np.zeros(0, np.int32)
