@@ -26,7 +26,9 @@ def attribute_vectors(codes: Int32) -> sparse.csr_matrix:
     idf = np.log(n_items / np.maximum(holders, 1)).astype(np.float32)
     vectors = sparse.csr_matrix((idf[columns], (rows, columns)), shape=(n_items, len(holders)), dtype=np.float32)
     norms = np.sqrt(np.asarray(vectors.multiply(vectors).sum(axis=1)).ravel())
-    return sparse.csr_matrix(sparse.diags(1 / np.maximum(norms, 1e-9)) @ vectors)
+    scaled = sparse.csr_matrix(sparse.diags(1 / np.maximum(norms, 1e-9)) @ vectors)
+    scaled.sort_indices()  # scipy would do it in place at some later use, and the bits of products depend on it
+    return scaled
 
 
 def attribute_table(vectors: sparse.csr_matrix, k: int) -> ItemTable:

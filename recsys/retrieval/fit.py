@@ -38,6 +38,7 @@ class TablesConfig:
         linear_items: most bought items that the linear model covers; see linear_table() for what they cost.
         linear_penalty: its λ, in shoppers.
         linear_content: weight of the item embeddings in it, in shoppers.
+        linear_attributes: the same of the declared attributes.
         trending_half_life_days: of a sale in the trending score.
     """
 
@@ -49,7 +50,8 @@ class TablesConfig:
     heavy_shopper_power: float = 0.25
     linear_items: int = 5_000
     linear_penalty: float = 50.0
-    linear_content: float = 2.0
+    linear_content: float = 3.0
+    linear_attributes: float = 6.0
     trending_half_life_days: float = 1.0
 
 
@@ -63,6 +65,7 @@ class IndexedContent:
         index: Faiss over them.
         content: each item's nearest by embedding.
         attributes: each item's nearest by declared attributes.
+        attribute_vectors: those attributes, [n, vocabulary]; None: the shop declares none.
     """
 
     item_ids: Sequence[str]
@@ -70,6 +73,7 @@ class IndexedContent:
     index: ItemIndex
     content: ItemTable
     attributes: ItemTable
+    attribute_vectors: sparse.csr_matrix | None
 
 
 def index_content(
@@ -97,6 +101,7 @@ def index_content(
         index=item_index,
         content=content_table(embeddings, item_index.search_many, min(tables.neighbours, 50)),
         attributes=empty_table(len(item_ids)) if attributes is None else attribute_table(attributes, tables.neighbours),
+        attribute_vectors=attributes,
     )
 
 
@@ -137,7 +142,7 @@ def fit_retrieval(
         tower=tower,
         tables=count_tables(events, n_items, tables)
         | {
-            "linear": _linear_table(events, content.embeddings, tables),
+            "linear": _linear_table(events, content, tables),
             "content": content.content,
             "attributes": content.attributes,
         },
@@ -176,14 +181,17 @@ def _taken(events: Interactions) -> Interactions:
     return purchases if len(purchases) else events
 
 
-def _linear_table(events: Interactions, embeddings: Float32, config: TablesConfig) -> ItemTable:
+def _linear_table(events: Interactions, content: IndexedContent, config: TablesConfig) -> ItemTable:
     taken = _taken(events)
+    described: list[tuple[Float32 | sparse.csr_matrix, float]] = [(content.embeddings, config.linear_content)]
+    if content.attribute_vectors is not None:
+        described.append((content.attribute_vectors, config.linear_attributes))
     return linear_table(
         taken.shoppers,
         taken.rows,
-        embeddings,
+        described,
+        n_items=len(content.item_ids),
         penalty=config.linear_penalty,
-        content_weight=config.linear_content,
         max_items=config.linear_items,
         k=config.neighbours,
     )
