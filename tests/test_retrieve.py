@@ -299,3 +299,14 @@ def test_a_shop_without_purchases_still_has_tables(release):
         "reversed": -1,
         "copurchase": 1,
     }
+
+
+def test_only_the_best_by_the_fused_order_go_on():
+    whole = retrieve(
+        small_retrieval(most=100), histories_of([(0, "purchase", 2.0), (1, "purchase", 1.0)], now_days=NOW)
+    )
+    cut = retrieve(small_retrieval(most=2), histories_of([(0, "purchase", 2.0), (1, "purchase", 1.0)], now_days=NOW))
+    best = np.sort(np.argsort(-whole.fused, kind="stable")[:2])
+    assert len(whole) > 2
+    for name in ("rows", "scores", "ranks", "fused"):
+        np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[best])

@@ -32,6 +32,7 @@ class RetrievalConfig:
         depth: candidates that each personal source may bring.
         trending_depth: the same for what sells now, which everybody gets.
         new_depth: the same for the newest arrivals.
+        most: candidates that go on to the ranker, the best by the fused order; each costs features and a prediction.
         exact_items: where at most so many items may be shown, and too few of them were brought, all of them are
             candidates: a narrow filter is answered exactly.
         step_decay: weight of an event relative to the one a step (a distinct time) newer, by table.
@@ -42,6 +43,7 @@ class RetrievalConfig:
     depth: int = 60
     trending_depth: int = 60
     new_depth: int = 12
+    most: int = 200
     exact_items: int = 1_000
     step_decay: dict[str, float] = field(
         default_factory=lambda: {
@@ -165,7 +167,8 @@ def _ask_sources(
     sells, is_new = retrieval.trending_rows[: config.trending_depth], retrieval.newest[: config.new_depth]
     brought = (*_best_linked(linked, links, config.depth), nearest, past, sells, is_new)
     rows = np.unique(np.concatenate(brought))
-    if few is not None and np.isin(few, rows, assume_unique=True).sum() < min(config.depth, len(few)):
+    narrow = few is not None and np.isin(few, rows, assume_unique=True).sum() < min(config.depth, len(few))
+    if few is not None and narrow:
         rows = np.union1d(rows, few)
 
     scores = np.zeros((len(SOURCES), len(rows)), np.float32)  # 0: says nothing, until it becomes NaN below
@@ -187,6 +190,9 @@ def _ask_sources(
     ranks[unknown] = np.nan
     weights = np.array([[config.fusion_weight[source]] for source in SOURCES], np.float32)
     fused = np.nan_to_num(weights / (20 + ranks)).sum(axis=0)
+    if len(rows) > config.most and not narrow:
+        best = np.sort(np.argsort(-fused, kind="stable")[: config.most])
+        rows, scores, ranks, fused = rows[best], scores[:, best], ranks[:, best], fused[best]
     return rows, scores.T, ranks.T, fused
 
 
