@@ -3,6 +3,7 @@
 from datetime import UTC, datetime, timedelta
 from itertools import pairwise
 
+import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -71,3 +72,17 @@ def test_no_window_overlaps_another_and_all_come_before_the_test(days, share, cu
     assert split.first < split.cuts[0]  # something to fit on
     assert split.end == FIRST + timedelta(days=days) + TICK  # the last event is inside
     assert split.end - split.test_start == test_windows * split.window
+
+
+def test_a_window_grows_until_it_holds_enough_purchases():
+    slow = np.arange(0, 1_000, 1.0)  # one purchase a day, for a thousand days
+    split = temporal_split(FIRST, FIRST + timedelta(days=999), SplitConfig(), targets_days=slow)
+    assert split.window == timedelta(days=99)  # a tenth of them, since there are not many
+    many = np.repeat(slow, 600)
+    assert temporal_split(FIRST, FIRST + timedelta(days=999), SplitConfig(), targets_days=many).window.days == 7
+
+
+def test_a_window_that_grows_stays_an_eighth_of_the_log():
+    early = np.arange(0, 10, 0.01)
+    split = temporal_split(FIRST, FIRST + timedelta(days=80), SplitConfig(), targets_days=np.append(early, 80.0))
+    assert split.window <= timedelta(days=10, seconds=1)

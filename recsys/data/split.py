@@ -1,9 +1,15 @@
 """Which days fit, which train the ranker, which test: by time, never at random."""
 
+import math
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+import numpy as np
+import numpy.typing as npt
+
 from recsys.errors import ConfigError
+
+ENOUGH = 500  # purchases that a window should hold, so that there is something to learn and to judge
 
 
 @dataclass(frozen=True)
@@ -12,7 +18,8 @@ class SplitConfig:
 
     Attributes:
         window_days: length of each label window and of the test window; 0 chooses: a twelfth of the log, whole days, at
-            least one and at most seven, and a quarter of a log shorter than four days.
+            least one and at most seven, and a quarter of a log shorter than four days; but longer, up to an eighth of
+            the log, where fewer than ENOUGH purchases would fall into it.
         cuts: label windows for the ranker, each just before the next; fewer where the log is short.
     """
 
@@ -25,7 +32,7 @@ class Split:
     """Moments, UTC. Whoever is judged or trained on a window was fitted on events before its start.
 
     Attributes:
-        first, end: of the log; ``end`` is just after the last event.
+        first, end: of the log; ``end`` is just after the last event given.
         window: length of every window.
         test_start: the test window is [test_start, end).
         cuts: starts of the ranker's label windows, oldest first, each [cut, cut + window).
@@ -43,13 +50,22 @@ class Split:
         return [(cut, cut + self.window) for cut in self.cuts]
 
 
-def temporal_split(first: datetime, last: datetime, config: SplitConfig, *, test_windows: int = 1) -> Split:
+def temporal_split(
+    first: datetime,
+    last: datetime,
+    config: SplitConfig,
+    *,
+    test_windows: int = 1,
+    targets_days: npt.NDArray[np.float64] | None = None,
+) -> Split:
     """Cut [first, last] into fit | rank | test.
 
     Args:
-        first, last: times of the oldest and the newest event, UTC.
+        first: time of the oldest event, UTC.
+        last: time of the newest event that windows are about, UTC: the last purchase, even if views follow it.
         config: see SplitConfig.
         test_windows: 1 keeps the last window for testing; 0 lets the ranker learn from it too (what is published).
+        targets_days: when those events happened, days since 1970 UTC, any order; None: there are enough everywhere.
 
     Raises:
         ConfigError: all events have one and the same time, so nothing is earlier than anything else; or the windows
@@ -66,6 +82,8 @@ def temporal_split(first: datetime, last: datetime, config: SplitConfig, *, test
         window = span / 4
     else:
         window = min(max(round(span / day / 12), 1), 7) * day
+    if config.window_days <= 0 and targets_days is not None:
+        window = max(window, min(_days_of_enough(targets_days) * day, span / 8))
     # Half of the log at least stays for fitting at the oldest cut.
     cuts = max(1, min(config.cuts, int(span / 2 / window) - test_windows))
     test_start = end - test_windows * window
@@ -82,3 +100,10 @@ def temporal_split(first: datetime, last: datetime, config: SplitConfig, *, test
         test_start=test_start,
         cuts=tuple(test_start - (number + 1) * window for number in reversed(range(cuts))),
     )
+
+
+def _days_of_enough(targets_days: npt.NDArray[np.float64]) -> int:
+    """Whole days before the last target that hold ENOUGH of them, or a tenth where there are few in all."""
+    enough = max(1, min(ENOUGH, len(targets_days) // 10))
+    latest = np.sort(targets_days)[-enough:]
+    return math.ceil(latest[-1] - latest[0]) if len(latest) else 0
