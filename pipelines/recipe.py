@@ -13,9 +13,10 @@ import numpy as np
 import polars as pl
 
 from pipelines.catalogue import Catalogue, arrival_days
+from pipelines.newcomers import draw_newcomers, hide_arrivals, questions_about
 from recsys.artifacts import Manifest, Release
 from recsys.evaluation.requests import EvaluationSet, build_requests
-from recsys.histories import Float32, Interactions, days_since_epoch
+from recsys.histories import Float32, Float64, Interactions, days_since_epoch
 from recsys.ranking.features import FeatureTables, fit_item_features
 from recsys.ranking.train import Examples, RankerConfig, join_examples, train_ranker
 from recsys.recommend import BATCH, score_inputs
@@ -23,6 +24,7 @@ from recsys.retrieval.fit import IndexedContent, TablesConfig, fit_retrieval, in
 from recsys.retrieval.index import IndexConfig
 from recsys.retrieval.retrieve import RetrievalConfig
 from recsys.retrieval.users import UserTower
+from recsys.schema import HISTORY_EVENT_TYPES
 
 
 @dataclass(frozen=True)
@@ -33,11 +35,15 @@ class ExamplesConfig:
         max_requests: of each time cut.
         newcomers: at most this many requests without history for each request with one; what they take is what sells.
         negatives: retrieved candidates kept of each request besides the relevant ones, drawn evenly.
+        hidden_share: of the items whose past is hidden at a time, for the ranker to learn the order among newcomers.
+        hidden_draws: how many such parts are asked about, each at the price of one more fit; 0 leaves it out.
     """
 
     max_requests: int = 12_000
     newcomers: float = 10.0
     negatives: int = 150
+    hidden_share: float = 0.1
+    hidden_draws: int = 1
 
 
 @dataclass(frozen=True)
@@ -85,6 +91,16 @@ class Shop:
     interactions: Interactions
     events: pl.DataFrame
 
+    @property
+    def target_types(self) -> tuple[str, ...]:
+        """What a recommendation should lead to: purchases, or whatever a shop logs that has none."""
+        return ("purchase",) if len(self.interactions.of_type("purchase")) else HISTORY_EVENT_TYPES
+
+    @property
+    def targets_days(self) -> Float64:
+        """When those events happened, days since 1970 UTC."""
+        return self.interactions.of_type(*self.target_types).time_days
+
 
 Progress = Callable[[Iterable[int], str], Iterable[int]]
 
@@ -114,6 +130,7 @@ class Workshop:
             as_of: the release has seen what is before this.
         """
         parts = [part for start, end in cuts for part in self.examples(start, end)]
+        parts += [part for start, end in cuts[-1:] for part in self.examples_of_newcomers(start, end)]
         config = self.config
         ranker = (
             train_ranker(join_examples(parts), config.ranker, seed=config.seed, threads=config.threads)
@@ -132,18 +149,40 @@ class Workshop:
     def examples(self, start: datetime, end: datetime) -> list[Examples]:
         """What the ranker can learn from [start, end), with candidates and features as of ``start``."""
         if (start, end) not in self._examples:
-            questions = build_requests(
-                self.shop.events,
-                start,
-                end,
-                max_users=self.config.examples.max_requests,
-                seed=self.config.seed,
-                history_limit=self.config.retrieval.history_limit,
-            )
             self._examples[start, end] = rank_examples(
-                self.release_at(start), questions, self.config, self._progress, f"examples of {start:%-d %B}"
+                self.release_at(start),
+                self._questions(start, end),
+                self.config,
+                self._progress,
+                f"examples of {start:%-d %B}",
             )
         return self._examples[start, end]
+
+    def examples_of_newcomers(self, start: datetime, end: datetime) -> list[Examples]:
+        """What it can learn from [start, end) of items without a past: see pipelines/newcomers.py."""
+        config, catalogue = self.config, self.shop.catalogue
+        questions, parts = self._questions(start, end), []
+        for hidden in draw_newcomers(
+            catalogue, questions, config.examples.hidden_share, config.examples.hidden_draws, config.seed
+        ):
+            known = self.shop.interactions.select(~hidden[self.shop.interactions.rows])
+            shop = replace(self.shop, catalogue=hide_arrivals(catalogue, hidden, start), interactions=known)
+            release = fit_release(shop, self.vectors, start, config, self.content)
+            item_ids = {catalogue.item_ids[row] for row in np.flatnonzero(hidden)}
+            about = questions_about(questions, item_ids)
+            parts += rank_examples(release, about, config, self._progress, "examples of newcomers", hidden)
+        return parts
+
+    def _questions(self, start: datetime, end: datetime) -> EvaluationSet:
+        return build_requests(
+            self.shop.events,
+            start,
+            end,
+            target_types=self.shop.target_types,
+            max_users=self.config.examples.max_requests,
+            seed=self.config.seed,
+            history_limit=self.config.retrieval.history_limit,
+        )
 
 
 def index_shop(shop: Shop, vectors: ItemVectors, config: RecipeConfig) -> IndexedContent:
@@ -234,8 +273,11 @@ def rank_examples(
     config: RecipeConfig,
     progress: Progress = lambda steps, label: steps,
     label: str = "",
+    among: np.ndarray | None = None,
 ) -> list[Examples]:
     """Candidates of each question with their outcomes; questions whose answer was not retrieved teach nothing.
+
+    ``among`` bool [n] restricts answers and alternatives to these items, as a filter of requests would.
 
     Returns:
         One Examples for each batch that has any.
@@ -246,7 +288,7 @@ def rank_examples(
     parts = []
     for start in progress(range(0, len(chosen), BATCH), label):
         batch = chosen[start : start + BATCH]
-        _, candidates, features = score_inputs(release, [questions.requests[i] for i in batch])
+        _, candidates, features = score_inputs(release, [questions.requests[i] for i in batch], among)
         wanted = [
             place * n_items + release.rows[item_id]
             for place, i in enumerate(batch)
@@ -255,6 +297,9 @@ def rank_examples(
         ]
         request = candidates.request_of
         labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
+        if among is not None:
+            kept = np.flatnonzero(among[candidates.rows])
+            labels, request, features = labels[kept], request[kept], features[kept]
         keep = _teaching_rows(labels, request, len(batch), config.examples.negatives, rng)
         sizes = np.bincount(request[keep], minlength=len(batch))
         if len(keep):

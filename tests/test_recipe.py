@@ -123,7 +123,8 @@ def test_what_two_releases_share_is_made_once(parts):
     workshop = Workshop(shop, vectors, recipe(), progress)
     workshop.ranked_release(cuts[:2], days[2])
     second = workshop.ranked_release(cuts[1:], CUTOFF)
-    assert seen == ["examples of 25 February", "examples of 26 February", "examples of 27 February"]
+    of_cuts = [label for label in seen if "newcomers" not in label]
+    assert of_cuts == ["examples of 25 February", "examples of 26 February", "examples of 27 February"]
     fresh = Workshop(shop, vectors, recipe(), progress)
     for cut in cuts[1:]:
         for kept, made in zip(workshop.examples(*cut), fresh.examples(*cut), strict=True):
