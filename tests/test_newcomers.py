@@ -59,7 +59,9 @@ def test_a_hidden_item_arrives_at_the_moment_it_is_asked_for(shop_and_vectors):
 
 
 def test_examples_know_nothing_of_what_is_hidden(shop_and_vectors):
-    workshop = Workshop(*shop_and_vectors, recipe(), lambda steps, label: steps)
+    config = recipe()
+    config = replace(config, examples=replace(config.examples, hidden_draws=3))
+    workshop = Workshop(*shop_and_vectors, config, lambda steps, label: steps)
     parts = workshop.examples_of_newcomers(START, CUTOFF)
     assert sum(len(part) for part in parts) >= 10
     features = np.concatenate([part.features for part in parts])
