@@ -11,7 +11,7 @@ demo: $(VENV)/installed
 
 test: $(VENV)/installed
 	./tests/system-packages
-	$(BIN)/python -m pytest
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist loadfile
 
 lint: $(VENV)/installed
 	$(BIN)/ruff check .
