@@ -15,7 +15,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
@@ -41,7 +41,7 @@ from recsys.data.runs import finish_run, start_run
 from recsys.data.split import Split, temporal_split
 from recsys.errors import ConfigError, RecsysError, SchemaError
 from recsys.evaluation.requests import build_requests
-from recsys.histories import days_since_epoch, read_interactions
+from recsys.histories import days_since_epoch, moment_of, read_interactions
 
 LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "polars", "timm", "torch", "transformers")
 
@@ -90,10 +90,14 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
             notes.append(f"{n_ahead} events dated in the future are left out")
         shop = _read_shop(items, reviews, events)
         first, last = events.select(pl.min("timestamp"), last=pl.max("timestamp")).row(0)
-        judged = temporal_split(first, last, config.split)
-        published = temporal_split(first, last, config.split, test_windows=0)
+        end = last + timedelta(microseconds=1)
+        targets = shop.targets_days
+        judged, published = (
+            temporal_split(first, moment_of(targets.max()), config.split, test_windows=windows, targets_days=targets)
+            for windows in (1, 0)
+        )
     with stages.stage("encode pictures and words"):
-        encoded = encode_shop(items, reviews, published.end, config, stages.progress)
+        encoded = encode_shop(items, reviews, end, config, stages.progress)
     with stages.stage("align, and learn the user tower"):
         aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
     workshop = Workshop(shop, vectors, config.recipe, stages.bar)
@@ -102,7 +106,7 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("judge on the test window"):
         judgement = _judge(twin, shop, judged, config)
     with stages.stage("fit to the end"):
-        release = workshop.ranked_release(published.windows, published.end)
+        release = workshop.ranked_release(published.windows, end)
     with stages.stage("save"):
         saved = _save(release, aligner, judgement, config)
         folder = Path(config.paths.releases) / saved.manifest.version
@@ -169,6 +173,7 @@ def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judg
         shop.events,
         split.test_start,
         split.end,
+        target_types=shop.target_types,
         max_users=config.evaluation.max_users,
         seed=config.seed,
         limit=config.evaluation.k,
