@@ -15,12 +15,9 @@ from recsys.alignment.modality import Modality
 from recsys.alignment.model import Aligner
 from recsys.alignment.reviews import pool_reviews
 from recsys.alignment.train import train_alignment
-from recsys.alignment.users import train_user_tower
 from recsys.encoders import Encoded, encode_images, encode_texts
 from recsys.encoders.text import item_text
-from recsys.histories import Histories, Int32, Interactions, days_since_epoch
-
-MAX_TOWER_EXAMPLES = 60_000
+from recsys.histories import Interactions, days_since_epoch
 
 
 @dataclass(frozen=True)
@@ -80,7 +77,7 @@ def encode_shop(
 def align_shop(
     encoded: EncodedShop, events: Interactions, cutoff: datetime, config: NightConfig, progress: bool = True
 ) -> tuple[Aligner, ItemVectors]:
-    """Train the aligner and the user tower on behaviour before ``cutoff`` and embed every item.
+    """Train the aligner on behaviour before ``cutoff`` and embed every item.
 
     The ranker's examples all lie after ``cutoff``: so likeness means the same to it in training and in serving.
     """
@@ -94,25 +91,11 @@ def align_shop(
         progress=progress,
     )
     fused = aligner.embed(encoded.modalities, threads=config.threads)
-    questions, answers = next_item_examples(past, config.retrieval.history_limit, MAX_TOWER_EXAMPLES, config.seed)
-    tower = train_user_tower(
-        fused,
-        questions.offsets,
-        questions.rows,
-        questions.event_types,
-        questions.age_days,
-        answers,
-        config.users,
-        seed=config.seed,
-        threads=config.threads,
-        progress=progress,
-    )
     n_items = len(fused)
     return aligner, ItemVectors(
         fused=fused,
         image=_space(encoded.modalities.get("image"), n_items),
         text=_space(encoded.modalities.get("text"), n_items),
-        tower=tower,
         cutoff=cutoff,
     )
 
@@ -144,45 +127,6 @@ def _space(modality: Modality | None, n_items: int) -> np.ndarray:
     norms = np.linalg.norm(reduced, axis=1, keepdims=True)
     out[modality.present, : reduced.shape[1]] = reduced / np.maximum(norms, 1e-9)
     return out
-
-
-def next_item_examples(past: Interactions, history_limit: int, max_examples: int, seed: int) -> tuple[Histories, Int32]:
-    """Every event whose shopper had an earlier one, as a question: what came before → that item.
-
-    Things done at one time are one step: none of them is in another's history.
-
-    Args:
-        past: sorted by shopper and time.
-        history_limit: newest events of a history that are kept.
-        max_examples: drawn evenly where there are more.
-        seed: of that draw.
-    Returns:
-        The histories, and the row that followed each, int32 [q].
-    """
-    n = len(past)
-    order = np.arange(n)
-    new_shopper = np.concatenate([[True], past.shoppers[1:] != past.shoppers[:-1]])[:n]
-    new_time = new_shopper | np.concatenate([[True], past.time_days[1:] != past.time_days[:-1]])[:n]
-    first = np.maximum.accumulate(np.where(new_shopper, order, 0))
-    stop = np.maximum.accumulate(np.where(new_time, order, 0))
-    targets = np.flatnonzero(stop > first)
-    if len(targets) > max_examples:
-        targets = np.sort(np.random.default_rng(seed).choice(targets, max_examples, replace=False))
-    start = np.maximum(first[targets], stop[targets] - history_limit)
-    lengths = stop[targets] - start
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
-    asked_at = past.time_days[targets]
-    return (
-        Histories(
-            offsets=offsets,
-            rows=past.rows[positions],
-            event_types=past.event_types[positions],
-            age_days=(np.repeat(asked_at, lengths) - past.time_days[positions]).astype(np.float32),
-            requested_at_days=asked_at,
-        ),
-        past.rows[targets],
-    )
 
 
 def _counts(images: Encoded, texts: Encoded, said: Encoded) -> dict[str, int]:

@@ -65,6 +65,7 @@ class NightConfig:
             retrieval=self.retrieval,
             examples=self.examples,
             ranker=self.ranker,
+            users=self.users,
             threads=self.threads,
             seed=self.seed,
         )

@@ -14,6 +14,8 @@ import polars as pl
 
 from pipelines.catalogue import Catalogue, arrival_days
 from pipelines.newcomers import draw_newcomers, hide_arrivals, questions_about
+from pipelines.tastes import train_taste
+from recsys.alignment.users import UserTowerConfig
 from recsys.artifacts import Manifest, Release
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.histories import Float32, Float64, Interactions, days_since_epoch
@@ -21,9 +23,9 @@ from recsys.ranking.features import FeatureTables, fit_item_features
 from recsys.ranking.train import Examples, RankerConfig, join_examples, train_ranker
 from recsys.recommend import BATCH, score_inputs
 from recsys.retrieval.fit import IndexedContent, TablesConfig, fit_retrieval, index_content
-from recsys.retrieval.index import IndexConfig
+from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.retrieve import RetrievalConfig
-from recsys.retrieval.users import UserTower
+from recsys.retrieval.users import Taste
 from recsys.schema import HISTORY_EVENT_TYPES
 
 
@@ -37,6 +39,7 @@ class ExamplesConfig:
         negatives: retrieved candidates kept of each request besides the relevant ones, drawn evenly.
         hidden_share: of the items whose past is hidden at a time, for the ranker to learn the order among newcomers.
         hidden_draws: how many such parts are asked about, each at the price of one more fit; 0 leaves it out.
+        tower_examples: of the user tower, the newest.
     """
 
     max_requests: int = 12_000
@@ -44,6 +47,7 @@ class ExamplesConfig:
     negatives: int = 150
     hidden_share: float = 0.1
     hidden_draws: int = 1
+    tower_examples: int = 150_000
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,7 @@ class RecipeConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     examples: ExamplesConfig = ExamplesConfig()
     ranker: RankerConfig = RankerConfig()
+    users: UserTowerConfig = UserTowerConfig()
     threads: int = 2
     seed: int = 0
 
@@ -66,15 +71,22 @@ class ItemVectors:
     Attributes:
         fused: float32 [n, d], unit norm or zero: what the index holds.
         image, text: float16 [n, d'], unit norm or zero: for likeness features and explanations.
-        tower: history → user vectors over ``fused``.
         cutoff: UTC; the behaviour that shaped them is from before it.
     """
 
     fused: Float32
     image: np.ndarray
     text: np.ndarray
-    tower: UserTower
     cutoff: datetime
+
+    def content(self, attributes: np.ndarray) -> Float32:
+        """All that is known of each item without any shopper: the spaces beside each other, float32 [n, c].
+
+        ``attributes`` [n, d''] is that of the declared ones. Each space counts alike; a row is unit norm or zero.
+        """
+        beside = np.concatenate([self.fused, self.image, self.text, attributes], axis=1, dtype=np.float32)
+        unit: Float32 = beside / np.maximum(np.linalg.norm(beside, axis=1, keepdims=True), 1e-9)
+        return unit
 
 
 @dataclass(frozen=True)
@@ -112,14 +124,18 @@ class Workshop:
     time cuts of the second are those of the first moved on by one, so all but the newest are at hand.
     """
 
-    def __init__(self, shop: Shop, vectors: ItemVectors, config: RecipeConfig, progress: Progress) -> None:
+    def __init__(
+        self, shop: Shop, vectors: ItemVectors, config: RecipeConfig, progress: Progress, *, shown: bool = False
+    ) -> None:
         self.shop = shop
         self.vectors = vectors
         self.config = config
         self.content = index_shop(shop, vectors, config)
         self._progress = progress
+        self._shown = shown
         # One release at a time: its tables are the largest thing that the night holds.
         self._latest: Release | None = None
+        self._tastes: dict[datetime, Taste] = {}
         self._examples: dict[tuple[datetime, datetime], list[Examples]] = {}
 
     def ranked_release(self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime) -> Release:
@@ -143,8 +159,26 @@ class Workshop:
         """A release without a ranker, fitted on the events before ``as_of``."""
         if self._latest is None or self._latest.manifest.data_cutoff != as_of:
             self._latest = None  # let go of the old one before the new one is made
-            self._latest = fit_release(self.shop, self.vectors, as_of, self.config, self.content)
+            self._latest = fit_release(self.shop, self.vectors, self.taste_at(as_of), as_of, self.config, self.content)
         return self._latest
+
+    def taste_at(self, as_of: datetime) -> Taste:
+        """Tower and items trained on the events before ``as_of``, going on from the latest earlier moment at hand."""
+        if as_of not in self._tastes:
+            earlier = max((moment for moment in self._tastes if moment < as_of), default=None)
+            events = self.shop.interactions
+            self._tastes[as_of] = train_taste(
+                self.vectors.content(self.shop.catalogue.attribute_space),
+                events.select(events.time_days < days_since_epoch(as_of)),
+                self.config.users,
+                history_limit=self.config.retrieval.history_limit,
+                max_examples=self.config.examples.tower_examples,
+                seed=self.config.seed,
+                threads=self.config.threads,
+                progress=self._shown,
+                earlier=None if earlier is None else self._tastes[earlier],
+            )
+        return self._tastes[as_of]
 
     def examples(self, start: datetime, end: datetime) -> list[Examples]:
         """What the ranker can learn from [start, end), with candidates and features as of ``start``."""
@@ -167,11 +201,19 @@ class Workshop:
         ):
             known = self.shop.interactions.select(~hidden[self.shop.interactions.rows])
             shop = replace(self.shop, catalogue=hide_arrivals(catalogue, hidden, start), interactions=known)
-            release = fit_release(shop, self.vectors, start, config, self.content)
+            release = fit_release(shop, self.vectors, self._taste_without(hidden, start), start, config, self.content)
             item_ids = {catalogue.item_ids[row] for row in np.flatnonzero(hidden)}
             about = questions_about(questions, item_ids)
             parts += rank_examples(release, about, config, self._progress, "examples of newcomers", hidden)
         return parts
+
+    def _taste_without(self, hidden: np.ndarray, as_of: datetime) -> Taste:
+        """As of that moment, the ``hidden`` items where their content alone puts them."""
+        taste = self.taste_at(as_of)
+        content = self.vectors.content(self.shop.catalogue.attribute_space)
+        items = taste.items.copy()
+        items[hidden] = taste.tower.item_vectors(content[hidden])
+        return replace(taste, items=items)
 
     def _questions(self, start: datetime, end: datetime) -> EvaluationSet:
         return build_requests(
@@ -201,13 +243,14 @@ def index_shop(shop: Shop, vectors: ItemVectors, config: RecipeConfig) -> Indexe
 def fit_release(
     shop: Shop,
     vectors: ItemVectors,
+    taste: Taste,
     as_of: datetime,
     config: RecipeConfig,
     content: IndexedContent | None = None,
 ) -> Release:
     """A release without a ranker, fitted on the events before ``as_of``.
 
-    ``content`` comes from index_shop(); None makes it here.
+    ``taste`` is of that moment too; ``content`` comes from index_shop(), None makes it here.
     """
     as_of_days = days_since_epoch(as_of)
     catalogue = shop.catalogue
@@ -218,7 +261,8 @@ def fit_release(
         content or index_shop(shop, vectors, config),
         arrivals,
         events,
-        vectors.tower,
+        taste,
+        build_index(catalogue.item_ids, taste.items, config.index, config.threads),
         as_of_days,
         tables=config.tables,
         retrieval=config.retrieval,
@@ -255,6 +299,8 @@ def fit_release(
             metrics={},
             index_kind=retrieval.index.kind if retrieval.index else "",
             index_recall=retrieval.index.recall if retrieval.index else 0.0,
+            taste_index_kind=retrieval.taste_index.kind if retrieval.taste_index else "",
+            taste_index_recall=retrieval.taste_index.recall if retrieval.taste_index else 0.0,
             n_items=len(catalogue),
             dim=vectors.fused.shape[1],
         ),

@@ -1,6 +1,7 @@
 """The night: ``recsys retrain pipelines/nightly.toml``
 
-database → Parquet log → encode what is new → align → candidates as of earlier times → ranker → judge → release → live
+database → Parquet log → encode what is new → align → tastes and candidates as of earlier times → ranker → judge →
+release → live
 
 The release is judged by a twin: the same recipe fitted up to the last days, which then answers them. What is published
 is fitted to the end, and the manifest names both moments. Killed anywhere, the night leaves the live release as it was,
@@ -98,9 +99,9 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
         )
     with stages.stage("encode pictures and words"):
         encoded = encode_shop(items, reviews, end, config, stages.progress)
-    with stages.stage("align, and learn the user tower"):
+    with stages.stage("align"):
         aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
-    workshop = Workshop(shop, vectors, config.recipe, stages.bar)
+    workshop = Workshop(shop, vectors, config.recipe, stages.bar, shown=stages.progress)
     with stages.stage("fit up to the test window"):
         twin = workshop.ranked_release(judged.windows, judged.test_start)
     with stages.stage("judge on the test window"):

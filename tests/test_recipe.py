@@ -12,7 +12,7 @@ from recsys.histories import days_since_epoch
 from recsys.ranking.features import FEATURES
 from recsys.recommend import BATCH, recommend, score_inputs
 from recsys.request import Interaction, Request
-from tests.builders import CUTOFF, build_shop, mixed_requests, recipe
+from tests.builders import CUTOFF, build_shop, mixed_requests, planted_taste, recipe, user_tower
 
 START = CUTOFF - timedelta(days=3)
 
@@ -21,7 +21,8 @@ START = CUTOFF - timedelta(days=3)
 def parts():
     """Shop, vectors and a release as of START."""
     shop, vectors = build_shop()
-    return shop, vectors, fit_release(shop, vectors, START, recipe())
+    taste = planted_taste(user_tower(), vectors.fused)
+    return shop, vectors, fit_release(shop, vectors, taste, START, recipe())
 
 
 def questions_of(*asked):
@@ -100,7 +101,7 @@ def test_a_release_knows_nothing_from_after_its_moment(parts):
     earlier = shop.interactions.time_days < days_since_epoch(START)
     assert 0 < earlier.sum() < len(earlier)
     past_only = replace(shop, interactions=shop.interactions.select(earlier))
-    same = fit_release(past_only, vectors, START, recipe())
+    same = fit_release(past_only, vectors, planted_taste(user_tower(), vectors.fused), START, recipe())
     requests = [replace(r, requested_at=START + timedelta(days=1)) for r in mixed_requests(release.item_ids, 30)]
     for came, expected in zip(score_inputs(same, requests)[1:], score_inputs(release, requests)[1:]):
         if isinstance(came, np.ndarray):
@@ -126,6 +127,7 @@ def test_what_two_releases_share_is_made_once(parts):
     of_cuts = [label for label in seen if "newcomers" not in label]
     assert of_cuts == ["examples of 25 February", "examples of 26 February", "examples of 27 February"]
     fresh = Workshop(shop, vectors, recipe(), progress)
+    fresh.taste_at(cuts[0][0])  # tastes go on from the earlier moments that were asked for
     for cut in cuts[1:]:
         for kept, made in zip(workshop.examples(*cut), fresh.examples(*cut), strict=True):
             np.testing.assert_array_equal(kept.features, made.features)

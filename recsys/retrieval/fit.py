@@ -21,7 +21,7 @@ from recsys.retrieval.items import (
 )
 from recsys.retrieval.linear import linear_table
 from recsys.retrieval.retrieve import Retrieval, RetrievalConfig
-from recsys.retrieval.users import UserTower
+from recsys.retrieval.users import Taste
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def fit_retrieval(
     content: IndexedContent,
     created_at_days: Float64,
     events: Interactions,
-    tower: UserTower,
+    taste: Taste,
+    taste_index: ItemIndex,
     as_of_days: float,
     *,
     tables: TablesConfig,
@@ -121,7 +122,7 @@ def fit_retrieval(
         content: the sources that do not depend on the moment.
         created_at_days: float64 [n], days since 1970, NaN where unknown.
         events: all strictly before ``as_of_days``.
-        tower: history → user vectors.
+        taste: tower and items as of that moment, indexed with ``taste_index``.
         as_of_days: the moment, days since 1970 UTC.
         tables, retrieval: see their classes.
 
@@ -139,7 +140,9 @@ def fit_retrieval(
     return Retrieval(
         index=content.index,
         embeddings=content.embeddings,
-        tower=tower,
+        tower=taste.tower,
+        taste=taste.items,
+        taste_index=taste_index,
         tables=count_tables(events, n_items, tables)
         | {
             "linear": _linear_table(events, content, tables),
