@@ -22,9 +22,7 @@ from recsys.schema import EVENTS
 
 if TYPE_CHECKING:  # they bring torch, which no peer should pay for
     from pipelines.encode import EncodedShop
-    from recsys.alignment.users import UserTowerConfig
     from recsys.artifacts import Release
-    from recsys.retrieval.users import UserTower
 
 K = 12
 MEASURES = {"ndcg@10": ("ndcg_at_k", 10), "recall@10": ("recall_at_k", 10), "map@12": ("average_precision_at_k", 12)}
@@ -157,6 +155,8 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
     if without == "without behaviour":
         config = replace(config, alignment=replace(config.alignment, behaviour_weight=0.0))
+    if without == "without tower":  # a shopper is then a recency-weighted mean of content
+        config = replace(config, users=replace(config.users, epochs=0))
     catalogue = build_catalogue(_items(shop, sets), shop.reviews)
     learning, asking = (
         Shop(catalogue, read_interactions(events, catalogue.item_ids), events)
@@ -167,8 +167,6 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
         kept = {name: each for name, each in encoded.modalities.items() if name != without.removeprefix("without ")}
         encoded = replace(encoded, modalities=kept)
     _, vectors = align_shop(encoded, learning.interactions, ASKED_AT, config)
-    if without == "without tower":
-        vectors = replace(vectors, tower=_untrained(vectors.fused.shape[1], config.users, seed))
     taught = Workshop(learning, vectors, config.recipe, lambda steps, label: steps)
     ranker = taught.ranked_release([(ASKED_AT, WINDOW_END)], WINDOW_END).ranker
     return replace(
@@ -187,25 +185,6 @@ def encode(shop: Workspace, sets: Sets, seed: int) -> "EncodedShop":
 
 def _items(shop: Workspace, sets: Sets) -> pl.DataFrame:
     return shop.items.join(pl.DataFrame({"item_id": sets.item_ids}), on="item_id", how="semi").sort("item_id")
-
-
-def _untrained(dim: int, config: "UserTowerConfig", seed: int) -> "UserTower":
-    """A tower that saw no example: a recency-weighted mean of the history."""
-    from recsys.alignment.users import train_user_tower
-
-    nothing = np.zeros(0, np.int32)
-    return train_user_tower(
-        np.zeros((1, dim), np.float32),
-        np.zeros(1, np.int64),
-        nothing,
-        nothing.astype(np.int8),
-        nothing.astype(np.float32),
-        nothing,
-        config,
-        seed=seed,
-        threads=1,
-        progress=False,
-    )
 
 
 def _events(sets: Sets, split: Split, hide_inner: bool) -> pl.DataFrame:

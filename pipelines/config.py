@@ -57,7 +57,18 @@ def load_config(path: Path) -> "NightConfig":
     """
     from pipelines.night_config import NightConfig  # imports torch
 
-    return typing.cast("NightConfig", read_dataclass(NightConfig, _read_toml(path), str(path)))
+    values = _read_toml(path)
+    config = typing.cast("NightConfig", read_dataclass(NightConfig, values, str(path)))
+    by_hand = {f"{table}.{key}" for table, keys in values.items() if isinstance(keys, dict) for key in _leaves(keys)}
+    return dataclasses.replace(config, pinned=tuple(sorted(by_hand | set(config.pinned))))
+
+
+def _leaves(values: dict[str, Any]) -> list[str]:
+    """Dotted names of the values that a table sets."""
+    names: list[str] = []
+    for key, value in values.items():
+        names += [f"{key}.{leaf}" for leaf in _leaves(value)] if isinstance(value, dict) else [key]
+    return names
 
 
 def read_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:

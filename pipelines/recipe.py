@@ -5,9 +5,10 @@ calls it on its own protocol. Whoever calls it, the ranker learns from candidate
 events only, really produced.
 """
 
-from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Collection, Iterable, Sequence
+from dataclasses import asdict, dataclass, replace
 from datetime import datetime
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -15,6 +16,16 @@ import polars as pl
 from pipelines.catalogue import Catalogue, arrival_days
 from pipelines.newcomers import draw_newcomers, hide_arrivals, questions_about
 from pipelines.tastes import train_taste
+from pipelines.tuning import (
+    Trial,
+    Tuner,
+    TuningConfig,
+    chosen_numbers,
+    inner_split,
+    tune_ranker,
+    tune_retrieval,
+    tune_tables,
+)
 from recsys.alignment.users import UserTowerConfig
 from recsys.artifacts import Manifest, Release
 from recsys.evaluation.requests import EvaluationSet, build_requests
@@ -60,6 +71,7 @@ class RecipeConfig:
     examples: ExamplesConfig = ExamplesConfig()
     ranker: RankerConfig = RankerConfig()
     users: UserTowerConfig = UserTowerConfig()
+    tuning: TuningConfig = TuningConfig()
     threads: int = 2
     seed: int = 0
 
@@ -136,6 +148,8 @@ class Workshop:
         # One release at a time: its tables are the largest thing that the night holds.
         self._latest: Release | None = None
         self._tastes: dict[datetime, Taste] = {}
+        self._tuner: Tuner | None = None
+        self._ranker_is_tuned = False
         self._examples: dict[tuple[datetime, datetime], list[Examples]] = {}
 
     def ranked_release(self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime) -> Release:
@@ -147,13 +161,66 @@ class Workshop:
         """
         parts = [part for start, end in cuts for part in self.examples(start, end)]
         parts += [part for start, end in cuts[-1:] for part in self.examples_of_newcomers(start, end)]
-        config = self.config
-        ranker = (
-            train_ranker(join_examples(parts), config.ranker, seed=config.seed, threads=config.threads)
-            if parts
-            else None
-        )
+        ranker = None
+        if parts:
+            examples = join_examples(parts)
+            self._tune_ranker(examples)
+            config = self.config
+            ranker = train_ranker(examples, config.ranker, seed=config.seed, threads=config.threads)
         return replace(self.release_at(as_of), ranker=ranker)
+
+    def tune(self, cut: tuple[datetime, datetime], pinned: Collection[str] = ()) -> None:
+        """Choose the free numbers of ``config`` on the label window ``cut``; see pipelines/tuning.py.
+
+        To be called before anything is made: what was made with other numbers would stay. The ranker's own numbers are
+        chosen when there are examples, in the time that is left.
+
+        Args:
+            cut: [start, end); nothing in it or after it may be what somebody is judged by.
+            pinned: "table.key" of numbers that stay as they are.
+        """
+        start, _ = cut
+        config = self.config
+        release = self.release_at(start)
+        inner = inner_split(
+            self._questions(*cut, at_most=config.tuning.max_requests), release.rows, config.retrieval.history_limit
+        )
+        if not config.tuning.enabled or not inner.wanted:
+            return
+        tuner = self._tuner = Tuner(inner, config.tuning.seconds, pinned)
+        now = days_since_epoch(start)
+        events = self.shop.interactions.select(self.shop.interactions.time_days < now)
+        retrieval = tune_retrieval(tuner, release.retrieval)
+        tables = tune_tables(tuner, self.content, release.retrieval, events, config.tables, now)
+        if (retrieval, tables) != (config.retrieval, config.tables):
+            self._latest = None
+        self.config = replace(config, retrieval=retrieval, tables=tables)
+
+    @property
+    def trials(self) -> list[Trial]:
+        """What tuning changed."""
+        return list(self._tuner.trials) if self._tuner else []
+
+    def tuning_record(self) -> dict[str, Any]:
+        """The same for the manifest."""
+        if self._tuner is None:
+            return {}
+        config = self.config
+        return {
+            "requests": len(self._tuner.inner.wanted),
+            "ran_out_of_time": self._tuner.ran_out,
+            "numbers": chosen_numbers(config.tables, config.retrieval, config.ranker),
+            "changed": [asdict(trial) for trial in self._tuner.trials],
+        }
+
+    def _tune_ranker(self, examples: Examples) -> None:
+        if self._tuner is not None and not self._ranker_is_tuned:
+            config = self.config
+            ranker = tune_ranker(
+                self._tuner, examples, config.ranker, config.tuning.max_requests, config.seed, config.threads
+            )
+            self.config = replace(config, ranker=ranker)
+            self._ranker_is_tuned = True
 
     def release_at(self, as_of: datetime) -> Release:
         """A release without a ranker, fitted on the events before ``as_of``."""
@@ -215,13 +282,13 @@ class Workshop:
         items[hidden] = taste.tower.item_vectors(content[hidden])
         return replace(taste, items=items)
 
-    def _questions(self, start: datetime, end: datetime) -> EvaluationSet:
+    def _questions(self, start: datetime, end: datetime, at_most: int | None = None) -> EvaluationSet:
         return build_requests(
             self.shop.events,
             start,
             end,
             target_types=self.shop.target_types,
-            max_users=self.config.examples.max_requests,
+            max_users=at_most or self.config.examples.max_requests,
             seed=self.config.seed,
             history_limit=self.config.retrieval.history_limit,
         )

@@ -47,7 +47,8 @@ class Manifest:
         data_cutoff: UTC; every event it has seen is before this.
         embedding_cutoff: UTC; the aligner saw behaviour before this only.
         code_commit: git commit it was made by, "" outside a checkout.
-        config: every stage's configuration.
+        config: every stage's configuration, with the numbers that the night chose for itself.
+        tuning: what it chose: name → before, after and what each was worth on the inner split.
         metrics: of the same recipe fitted up to the test window; see "evaluated_from" in it.
         features, sources: names in order; a release of other names is refused.
         index_kind, index_recall: see ItemIndex; of the aligned space.
@@ -72,6 +73,7 @@ class Manifest:
     dim: int
     features: tuple[str, ...] = FEATURES
     sources: tuple[str, ...] = SOURCES
+    tuning: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT

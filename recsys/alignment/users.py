@@ -201,7 +201,7 @@ def train_user_tower(
         torch.manual_seed(seed)
         items = _Items(torch.from_numpy(np.ascontiguousarray(content, dtype=np.float32)), config.dim)
         tower = _Tower(config.dim, config)
-        if earlier is not None:
+        if earlier is not None and config.epochs:
             _go_on_from(earlier, tower, items)
         usable = np.flatnonzero(np.diff(offsets) > 0)
         if len(usable) and config.epochs:

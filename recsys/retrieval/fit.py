@@ -145,7 +145,7 @@ def fit_retrieval(
         taste_index=taste_index,
         tables=count_tables(events, n_items, tables)
         | {
-            "linear": _linear_table(events, content, tables),
+            "linear": linear_of(events, content, tables),
             "content": content.content,
             "attributes": content.attributes,
         },
@@ -161,6 +161,17 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
     decayed = transition_counts(events, n_items, max_distance=config.max_distance, distance_power=config.distance_power)
     adjacent = transition_counts(events, n_items, max_distance=1, distance_power=0.0)
     weights = log_transition_weights(decayed, config.log_scale)
+    k = config.neighbours
+    return {
+        "transitions": top_table(weights, k),
+        "adjacent": top_table(adjacent, k),
+        "reversed": top_table(weights.T.tocsr(), k),
+        "copurchase": copurchase_of(events, n_items, config),
+    }
+
+
+def copurchase_of(events: Interactions, n_items: int, config: TablesConfig) -> ItemTable:
+    """What is taken by the same shoppers."""
     taken = _taken(events)
     cosine = copurchase_cosine(
         taken.shoppers,
@@ -169,13 +180,7 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
         shrinkage=config.shrinkage,
         heavy_shopper_power=config.heavy_shopper_power,
     )
-    k = config.neighbours
-    return {
-        "transitions": top_table(weights, k),
-        "adjacent": top_table(adjacent, k),
-        "reversed": top_table(weights.T.tocsr(), k),
-        "copurchase": top_table(cosine, k),
-    }
+    return top_table(cosine, config.neighbours)
 
 
 def _taken(events: Interactions) -> Interactions:
@@ -184,7 +189,8 @@ def _taken(events: Interactions) -> Interactions:
     return purchases if len(purchases) else events
 
 
-def _linear_table(events: Interactions, content: IndexedContent, config: TablesConfig) -> ItemTable:
+def linear_of(events: Interactions, content: IndexedContent, config: TablesConfig) -> ItemTable:
+    """The linear item model over the most taken items; see linear_table()."""
     taken = _taken(events)
     described: list[tuple[Float32 | sparse.csr_matrix, float]] = [(content.embeddings, config.linear_content)]
     if content.attribute_vectors is not None:

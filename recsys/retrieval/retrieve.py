@@ -192,12 +192,26 @@ def _ask_sources(
     order = np.argsort(np.where(unknown, np.inf, -scores), axis=1, kind="stable")
     np.put_along_axis(ranks, order, np.arange(1, len(rows) + 1, dtype=np.float32)[None, :], axis=1)
     ranks[unknown] = np.nan
-    weights = np.array([[config.fusion_weight[source]] for source in SOURCES], np.float32)
-    fused = np.nan_to_num(weights / (20 + ranks)).sum(axis=0)
+    fused = fuse(ranks, config.fusion_weight)
     if len(rows) > config.most and not narrow:
         best = np.sort(np.argsort(-fused, kind="stable")[: config.most])
         rows, scores, ranks, fused = rows[best], scores[:, best], ranks[:, best], fused[best]
     return rows, scores.T, ranks.T, fused
+
+
+def fuse(ranks: Float32, weights: Mapping[str, float]) -> Float32:
+    """Reciprocal rank fusion: Σ w_s / (20 + rank_s) over the sources that know the item.
+
+    Args:
+        ranks: float32 [len(SOURCES), c], NaN where a source says nothing.
+        weights: of each source.
+    Returns:
+        float32 [c].
+    Source: Cormack et al. 2009, with weights.
+    """
+    of_source = np.array([[weights[source]] for source in SOURCES], np.float32)
+    fused: Float32 = np.nan_to_num(of_source / (20 + ranks)).sum(axis=0)
+    return fused
 
 
 def _few_rows(available: npt.NDArray[np.bool_] | None, most: int) -> Int32 | None:
