@@ -13,6 +13,7 @@ from scipy import sparse
 
 from benchmarks import peers
 from benchmarks.protocol import Truth, measure, measure_all, score, show
+from benchmarks.stages import STAGES
 from benchmarks.workspace import Workspace, open_workspace, ours
 from recsys.evaluation.requests import build_requests
 from recsys.histories import Int32
@@ -26,7 +27,7 @@ MEASURES = {
 }
 
 
-def next_day(data: Path, seed: int, json: Path | None) -> None:
+def next_day(data: Path, seed: int, json: Path | None, stages: bool) -> None:
     """Q2b: the customers of the last day."""
     shop = open_workspace("hm", data)
     test_day = last_day(shop)
@@ -47,16 +48,17 @@ def next_day(data: Path, seed: int, json: Path | None) -> None:
         "bm25",
     )
     answers = [measure(_label(method), peer_next_day, method, data) for method in methods]
-    answers += measure_all(ours_next_day, data, seed)
+    for without in ("", *(STAGES if stages else ())):
+        answers += measure_all(ours_next_day, data, seed, without)
     show("H&M", "next day", score(answers, truth, MEASURES, "map@12"), json)
 
 
-def ours_next_day(data: Path, seed: int) -> dict[str, Int32]:
+def ours_next_day(data: Path, seed: int, without: str) -> dict[str, Int32]:
     """The shipped night up to the test day, asked through recommend()."""
     shop = open_workspace("hm", data)
     test_day = last_day(shop)
     requests = build_requests(shop.events, test_day, test_day + timedelta(days=1), limit=K).requests
-    return ours(shop, test_day, requests, K, seed)
+    return ours(shop, test_day, requests, K, seed, without)
 
 
 def peer_next_day(method: str, data: Path) -> Int32:

@@ -15,6 +15,7 @@ import polars as pl
 from scipy import sparse
 
 from benchmarks.protocol import OURS
+from benchmarks.stages import leave_out
 from benchmarks.workspace import Workspace
 from recsys.histories import Int32, Int64
 from recsys.request import Interaction, Request
@@ -30,9 +31,6 @@ TAKEN_AT = datetime(2020, 9, 16, tzinfo=UTC)
 ASKED_AT = TAKEN_AT + timedelta(days=1)
 WINDOW_END = ASKED_AT + timedelta(days=1)
 CORE = 5
-
-# What a stage row leaves out of the night.
-STAGES = ("without image", "without text", "without behaviour", "without tower")
 
 
 @dataclass(frozen=True)
@@ -153,24 +151,18 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
     from recsys.histories import read_interactions
 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
-    if without == "without behaviour":
-        config = replace(config, alignment=replace(config.alignment, behaviour_weight=0.0))
-    if without == "without tower":  # a shopper is then a recency-weighted mean of content
-        config = replace(config, users=replace(config.users, epochs=0))
+    config, encoded = leave_out(without, config, encode(shop, sets, seed))
     catalogue = build_catalogue(_items(shop, sets), shop.reviews)
     learning, asking = (
         Shop(catalogue, read_interactions(events, catalogue.item_ids), events)
         for events in (_events(sets, split, hide_inner=True), _events(sets, split, hide_inner=False))
     )
-    encoded = encode(shop, sets, seed)
-    if without in ("without image", "without text"):
-        kept = {name: each for name, each in encoded.modalities.items() if name != without.removeprefix("without ")}
-        encoded = replace(encoded, modalities=kept)
     _, vectors = align_shop(encoded, learning.interactions, ASKED_AT, config)
     taught = Workshop(learning, vectors, config.recipe, lambda steps, label: steps)
+    taught.tune((ASKED_AT, WINDOW_END), config.pinned)
     ranker = taught.ranked_release([(ASKED_AT, WINDOW_END)], WINDOW_END).ranker
     return replace(
-        Workshop(asking, vectors, config.recipe, lambda steps, label: steps).release_at(ASKED_AT), ranker=ranker
+        Workshop(asking, vectors, taught.config, lambda steps, label: steps).release_at(ASKED_AT), ranker=ranker
     )
 
 

@@ -301,7 +301,6 @@ def _table_ndcg(inner: Inner, table: ItemTable, decay: float) -> Float64:
         weights: Float32 = np.float32(decay) ** steps[start:stop]
         rows, scores = sum_links([table], past, weights[None, :])
         here = np.flatnonzero(np.isin(rows, mine) & (scores[0] > 0))
-        found.append(
-            (scores[0] >= scores[0, here][:, None]).sum(axis=1) if len(here) else np.zeros(0)
-        )  # ties count against
+        # Ties count against.
+        found.append((scores[0] >= scores[0, here][:, None]).sum(axis=1) if len(here) else np.zeros(0))
     return inner.ndcg(found)
