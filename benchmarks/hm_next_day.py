@@ -15,6 +15,7 @@ from benchmarks import peers
 from benchmarks.protocol import Truth, measure, measure_all, score, show
 from benchmarks.stages import STAGES
 from benchmarks.workspace import Workspace, open_workspace, ours
+from recsys.evaluation.metrics import history_segments
 from recsys.evaluation.requests import build_requests
 from recsys.histories import Int32
 
@@ -34,7 +35,8 @@ def next_day(data: Path, seed: int, json: Path | None, stages: bool) -> None:
     questions = build_requests(shop.events, test_day, test_day + timedelta(days=1))
     offsets, rows = questions.relevance(shop.item_ids)
     known = questions.history_lengths > 0
-    truth = Truth(offsets, rows, {"with a history": known, "newcomers": ~known})
+    segments = {"with a history": known, "newcomers": ~known}
+    truth = Truth(offsets, rows, segments, (history_segments(questions.history_lengths),))
     print(f"{len(questions):,} customers of {test_day:%d %B %Y}, {known.sum():,} of them with a history")
     methods = (
         "popular last day",

@@ -20,9 +20,10 @@ import polars as pl
 from scipy import sparse
 
 from benchmarks import peers
-from benchmarks.protocol import Truth, measure, measure_all, score, show
+from benchmarks.protocol import Truth, measure, measure_all, popularity_segments, score, show
 from benchmarks.stages import STAGES
 from benchmarks.workspace import answers_of, fit_night
+from recsys.evaluation.metrics import history_segments
 from recsys.histories import PURCHASE, Int32, Interactions
 from recsys.request import Interaction, Request
 from recsys.retrieval.items import log_transition_weights, transition_counts
@@ -211,9 +212,16 @@ def _best(scores: sparse.csr_matrix, everywhere: np.ndarray, data: Sequences) ->
     return out
 
 
+def truth_of(data: Sequences) -> Truth:
+    lengths = np.array([len(data.train[user]) for user in data.users.tolist()])
+    buyers = np.bincount(np.concatenate(data.train), minlength=len(data.item_ids))[data.targets]
+    breakdowns = (history_segments(lengths), popularity_segments(buyers))
+    return Truth(np.arange(len(data.users) + 1), data.targets, breakdowns=breakdowns)
+
+
 def run(files: Files, path: Path | None, only: tuple[str, ...], stages: bool) -> None:
     data = read_sequences(files)
-    truth = Truth(np.arange(len(data.users) + 1), data.targets)
+    truth = truth_of(data)
     print(f"{len(data.train):,} users, {len(data.item_ids):,} items; {len(data.users):,} users are asked")
     answers = [measure(method, peer, method, files) for method in PEERS if not only or method in only]
     for without in ("", *(_stages(files) if stages else ())):
@@ -223,7 +231,7 @@ def run(files: Files, path: Path | None, only: tuple[str, ...], stages: bool) ->
     mixed = replace(files, shuffled=True)
     data = read_sequences(mixed)
     answers = [measure("PCTM", peer, "PCTM", mixed), *measure_all(ours, mixed)]
-    rows = score(answers, Truth(np.arange(len(data.users) + 1), data.targets), MEASURES, "ndcg@10")
+    rows = score(answers, truth_of(data), MEASURES, "ndcg@10")
     beside = path.with_suffix(".shuffled.json") if path else None
     show(files.sequences.stem, "the same, each user's last three items shuffled", rows, beside)
 

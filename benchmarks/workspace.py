@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import polars as pl
 
-from benchmarks.protocol import OURS
+from benchmarks.protocol import DEPTHS, OURS
 from benchmarks.stages import leave_out
 from pipelines.config import Paths, load_config
 from pipelines.judge import recommended_rows
@@ -107,5 +107,7 @@ def answers_of(release: Release, requests: Sequence[Request], k: int, without: s
         return {f"{OURS}: {without}": recommended_rows(release, requests, k)}
     return {
         OURS: recommended_rows(release, requests, k),
-        f"{OURS}: retrieval only": recommended_rows(replace(release, ranker=None), requests, k),
+        f"{OURS}: retrieval only": recommended_rows(
+            replace(release, ranker=None), [replace(request, limit=DEPTHS[-1]) for request in requests], DEPTHS[-1]
+        ),
     }

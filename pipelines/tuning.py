@@ -34,11 +34,11 @@ K = 12  # places that count
 DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 HALF_LIVES_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-PENALTIES = (20.0, 50.0, 150.0, 500.0)
-SHRINKAGES = (0.0, 1.0, 4.0, 16.0)
+PENALTIES = (20.0, 150.0, 500.0, 1500.0)
+SHRINKAGES = (0.0, 4.0, 16.0, 64.0)
 # Leaves, learning rate, smallest leaf: from coarse trees for few requests to fine ones for many.
 SHAPES = ((7, 0.08, 400), (31, 0.05, 100), (31, 0.03, 400), (63, 0.03, 100))
-DEPTHS = (100, 200, 400)
+DEPTHS = (100, 150, 200)
 KEPT_RECALL = 0.97  # of what the deepest list holds: a shallower one that has it is enough
 
 
