@@ -1,4 +1,4 @@
-"""The tables' own arithmetic: a published row is reproduced, a planted winner named, the page says what was measured."""
+"""The tables: a published row is reproduced, a planted winner is named, and the page says what was measured."""
 
 import json
 from pathlib import Path
