@@ -168,11 +168,29 @@ def test_a_bad_event_is_explained_and_the_good_ones_go_in(
 def test_bytes_that_are_not_utf8_and_lines_within_quotes(sqlite_engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "items.csv").write_bytes(
-        b'item_id,title\na,"two\nlines"\nb,caf\xe9\nc,"caf\xc3\xa9"\n,nameless\n'
+        b'item_id,title\na,"two\nlines"\nb,caf\xe9\nc,"caf\xc3\xa9"\n,nameless\nd,x\0\n'
     )
     summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
-    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [(4, None), (6, "item_id")]
+    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [(4, None), (7, None), (6, "item_id")]
     assert load_items(sqlite_engine)["title"].to_list() == ["two\nlines", "café"]
+
+
+def test_a_quote_that_nobody_closes_is_named(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.csv").write_text('item_id,title\na,"A"\nb,"B\nc,C\nd,D\n')
+    summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
+    assert load_items(sqlite_engine)["item_id"].to_list() == ["a"]
+    (reject,) = rejects_of(summary)
+    assert (reject["line"], reject["expected"]) == (3, 'a " that closes the one opened here')
+    assert reject["row"] == "b,B\nc,C\nd,D\n"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r", "\n\n"])
+def test_a_csv_file_may_end_with_or_without_a_line_break(sqlite_engine: Engine, tmp_path: Path, end: str) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.csv").write_bytes(b'item_id,title\na,A\nb,"B"' + end.encode())
+    assert rejects_of(run_import(sqlite_engine, tmp_path / "shop", "generic")) == []
+    assert load_items(sqlite_engine)["title"].to_list() == ["A", "B"]
 
 
 def test_bad_lines_of_json(engine: Engine, tmp_path: Path) -> None:
@@ -310,6 +328,7 @@ def test_columns_passed_over_are_named(sqlite_engine: Engine, tmp_path: Path) ->
         ("events.csv", b"event_id,user_id\n1,ann\n", "expected the columns ['event_type', 'timestamp']"),
         ("events.csv", b"", "came an empty file"),
         ("items.csv", b"item_id,item_id\n1,2\n", "expected different names of columns"),
+        ("items.csv", b'item_id,"title\n1,2\n', "expected different names of columns"),
         ("events.parquet", b"PAR1 but not really", "expected a Parquet file"),
         ("items.jsonl.gz", gzip.compress(b'{"item_id": "a"}\n' * 9999)[:60], "expected a whole gzip file"),
     ],
