@@ -114,6 +114,21 @@ def test_image_paths_are_absolute_unless_below_the_images_folder(sqlite_engine: 
     assert load_items(sqlite_engine)["images"].to_list() == [["https://shop.example/mug.jpg"], absolute]
 
 
+def test_a_relative_image_path_stays_in_its_folder(sqlite_engine: Engine, tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    (shop / "images").mkdir(parents=True)
+    for name in ("secret.jpg", "shop/own.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (shop / "items.csv").write_text(
+        "item_id,images\na,../secret.jpg|images/../own.jpg\nb,images/../../secret.jpg|own.jpg\n"
+    )
+    summary = run_import(sqlite_engine, shop, "generic", images_root=shop)
+    assert load_items(sqlite_engine)["images"].to_list() == [["own.jpg"], ["own.jpg"]]
+    assert [(reject["line"], reject["came"]) for reject in rejects_of(summary)] == [
+        (2, "../secret.jpg: leads out of the folder"), (3, "images/../../secret.jpg: leads out of the folder"),
+    ]  # fmt: skip
+
+
 def write_events(
     path: Path, *rows: str, header: str = "event_id,event_type,user_id,item_id,value,quantity,timestamp"
 ) -> None:
