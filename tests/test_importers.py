@@ -21,6 +21,7 @@ from pipelines.cli import main
 from recsys.data.database import open_database
 from recsys.data.load import load_items, load_reviews
 from recsys.data.tables import Event
+from recsys.encoders.pictures import FORMATS, MAX_BYTES, MAX_PIXELS, read_picture
 from recsys.errors import SchemaError
 from recsys.schema import EVENTS, ITEMS, REVIEWS
 
@@ -112,6 +113,26 @@ def test_image_paths_are_absolute_unless_below_the_images_folder(sqlite_engine: 
     run_import(sqlite_engine, tmp_path / "shop", "generic")
     absolute = [str(tmp_path / "shop" / "images" / name) for name in ("blue, shirt.jpg", "red.png")]
     assert load_items(sqlite_engine)["images"].to_list() == [["https://shop.example/mug.jpg"], absolute]
+
+
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_the_night_can_read_goes_in(sqlite_engine: Engine, tmp_path: Path, form: str) -> None:
+    (tmp_path / "shop").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "shop" / "red.img", form)
+    assert read_picture((tmp_path / "shop" / "red.img").read_bytes()).size == (32, 32)
+    (tmp_path / "shop" / "items.csv").write_text("item_id,images\na,red.img\n")
+    assert rejects_of(run_import(sqlite_engine, tmp_path / "shop", "generic")) == []
+
+
+def test_what_is_too_large_for_the_night_stays_out(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    Image.new("1", (10_000, MAX_PIXELS // 10_000 + 1)).save(tmp_path / "shop" / "large.png")
+    with open(tmp_path / "shop" / "heavy.jpg", "wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    (tmp_path / "shop" / "items.csv").write_text("item_id,images\na,large.png|heavy.jpg\n")
+    large, heavy = rejects_of(run_import(sqlite_engine, tmp_path / "shop", "generic"))
+    assert large["came"] == f"large.png: 10000×{MAX_PIXELS // 10_000 + 1} pixels, more than {MAX_PIXELS}"
+    assert heavy["came"] == f"heavy.jpg: {MAX_BYTES + 1} bytes, more than {MAX_BYTES}"
 
 
 def test_a_relative_image_path_stays_in_its_folder(sqlite_engine: Engine, tmp_path: Path) -> None:

@@ -14,8 +14,9 @@ from recsys.data.importers.files import Batch, Records
 from recsys.data.importers.images import find_unreadable
 from recsys.data.importers.rejects import Rejects
 from recsys.data.store import insert_events, insert_reviews, insert_unknown_items, put_items, put_users
+from recsys.encoders.pictures import FORMATS
 
-READABLE_IMAGE = "an image file that can be decoded (JPEG, PNG, WebP, GIF or BMP)"
+READABLE_IMAGE = f"an image file that can be decoded ({', '.join(FORMATS)})"
 
 
 @dataclass
