@@ -207,7 +207,11 @@ def test_bytes_that_are_not_utf8_and_lines_within_quotes(sqlite_engine: Engine, 
         b'item_id,title\na,"two\nlines"\nb,caf\xe9\nc,"caf\xc3\xa9"\n,nameless\nd,x\0\n'
     )
     summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
-    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [(4, None), (7, None), (6, "item_id")]
+    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [
+        (4, None),
+        (7, None),
+        (6, "item_id"),
+    ]
     assert load_items(sqlite_engine)["title"].to_list() == ["two\nlines", "café"]
 
 
