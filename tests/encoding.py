@@ -4,6 +4,7 @@ import io
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image, ImageDraw
 
 
@@ -34,3 +35,10 @@ def write_pictures(folder: Path) -> Path:
 
 def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
     return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
+
+
+def skip_without_bfloat16(precision: str) -> None:
+    from recsys.encoders.weights import bfloat16_runs
+
+    if precision == "bfloat16" and not bfloat16_runs():
+        pytest.skip("this CPU cannot do bfloat16: an x86 needs AVX-512 for it")

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoding import cosine, write_pictures
+from encoding import cosine, skip_without_bfloat16, write_pictures
 from PIL import Image
 
 from recsys.encoders import (
@@ -24,16 +24,18 @@ def folder(tmp_path: Path) -> Path:
     return write_pictures(tmp_path)
 
 
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("bfloat16", 0.99)])
 @pytest.mark.parametrize(
     "name", ["test_efficientnet", "test_resnet", "test_vit", "test_convnext", "tf_efficientnet_b0"]
 )
-def test_timm_models_run_fast_and_give_what_they_give_plainly(name: str) -> None:
+def test_timm_models_run_fast_and_give_what_they_give_plainly(name: str, precision: str, least: float) -> None:
     """With random weights: convolutions with norms are fused, squeeze-excite, attention and odd padding go through."""
     import timm
     import torch
 
     from recsys.encoders.image_networks import ImageNetwork, fast_image_model, run_images
 
+    skip_without_bfloat16(precision)
     torch.manual_seed(0)
     size = 160 if name.startswith("test") else 97  # odd: TensorFlow's padding differs from side to side
     model = timm.create_model(name, pretrained=False, num_classes=0).eval()
@@ -41,30 +43,30 @@ def test_timm_models_run_fast_and_give_what_they_give_plainly(name: str) -> None
     pixels = np.random.default_rng(0).integers(0, 255, (3, size, size, 3), dtype=np.uint8)
     with torch.no_grad():
         plain = model(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
-    for precision, least in (("float32", 0.99999), ("bfloat16", 0.99)):
-        fast = fast_image_model(network, precision)
-        assert isinstance(fast, torch.fx.GraphModule) == any(
-            isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()
-        )
-        ours = run_images(fast, network, pixels)
-        assert cosine(ours, plain).min() > least
+    fast = fast_image_model(network, precision)
+    assert isinstance(fast, torch.fx.GraphModule) == any(isinstance(m, torch.nn.BatchNorm2d) for m in model.modules())
+    ours = run_images(fast, network, pixels)
+    assert cosine(ours, plain).min() > least
 
 
-def test_a_convolutional_network_is_really_fused() -> None:
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+def test_a_convolutional_network_is_really_fused(precision: str) -> None:
     import timm
     import torch
 
     from recsys.encoders.fuse import FusedConvolution, fuse_convolutions
 
+    skip_without_bfloat16(precision)
+    bfloat16 = precision == "bfloat16"
     model = timm.create_model("test_efficientnet", pretrained=False, num_classes=0).eval()
-    fused = fuse_convolutions(model, torch.rand(4, 3, 160, 160), bfloat16=True)
+    fused = fuse_convolutions(model, torch.rand(4, 3, 160, 160), bfloat16)
     assert fused is not None
     kinds = [type(module).__name__ for module in fused.modules()]
     assert not any("BatchNorm" in kind for kind in kinds)
     assert sum(isinstance(module, FusedConvolution) for module in fused.modules()) > 10
     assert any("BatchNorm" in type(module).__name__ for module in model.modules())  # the model itself is untouched
     assert (
-        fuse_convolutions(timm.create_model("test_vit", pretrained=False).eval(), torch.rand(4, 3, 160, 160), True)
+        fuse_convolutions(timm.create_model("test_vit", pretrained=False).eval(), torch.rand(4, 3, 160, 160), bfloat16)
         is None
     )
 
@@ -204,13 +206,24 @@ def test_a_joint_model_from_a_directory_encodes_both_sides(kind: str, saved: Pat
         plain_images = model.get_image_features(pixel_values=scaled).pooler_output.numpy()
     assert cosine(texts.vectors, plain_texts).min() > 0.99999
     assert cosine(images.vectors, plain_images).min() > 0.99999
-    for encoded in (
-        encode_images(paths, ImageEncoderConfig(f"hf:{name}", precision="bfloat16"), None, progress=False),
-        encode_texts(words, TextEncoderConfig(f"hf:{name}", precision="bfloat16"), None, progress=False),
-    ):
-        assert encoded.present.all()
-        exact = images if len(encoded.vectors) == len(paths) else texts
-        assert cosine(encoded.vectors, exact.vectors).min() > 0.99
+
+
+@pytest.mark.parametrize("kind", ["clip", "siglip"])
+def test_a_joint_model_in_bfloat16_is_near_to_itself(kind: str, saved: Path, folder: Path) -> None:
+    skip_without_bfloat16("bfloat16")
+    name = f"hf:{saved / kind}"
+    paths, words = sorted(folder.glob("*.png")), ["Red dress", "wool socks a summer a dress", "drill"]
+    images = [
+        encode_images(paths, ImageEncoderConfig(name, precision), None, progress=False)
+        for precision in ("float32", "bfloat16")
+    ]
+    texts = [
+        encode_texts(words, TextEncoderConfig(name, precision=precision), None, progress=False)
+        for precision in ("float32", "bfloat16")
+    ]
+    for exact, fast in (images, texts):
+        assert fast.present.all()
+        assert cosine(fast.vectors, exact.vectors).min() > 0.99
 
 
 def test_image_and_text_models_from_a_directory(saved: Path, folder: Path) -> None:

