@@ -22,12 +22,15 @@ from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log
 from recsys.data.importers import import_shop
 from recsys.data.releases import live_release
-from recsys.data.store import insert_events
+from recsys.data.store import insert_events, put_items
 from recsys.data.synthetic import TINY, ShopConfig, make_shop
 from recsys.data.tables import Run
 from recsys.errors import ConfigError, SchemaError
+from recsys.recommend import recommend
+from recsys.request import Request
 
 SMALL = Path("pipelines/small.toml")
+DAY = timedelta(days=1)
 STAGES_TO_KILL = ("encode", "judge", "save")
 
 
@@ -216,6 +219,32 @@ def test_an_event_of_the_future_moves_no_cut_off_and_quiet_says_nothing(
     assert live.data_cutoff < datetime.now(UTC)
     page = (Path(live.path) / "report.html").read_text()
     assert "events dated in the future, left out" in page
+
+
+@pytest.mark.slow
+def test_the_smallest_shop_gets_a_release_that_answers(tmp_path: Path) -> None:
+    """Two items without pictures, three events."""
+    config = replace(load_config(SMALL), paths=paths_below(tmp_path))
+    engine = open_database(config.paths.database)
+    upgrade_database(engine)
+    put_items(engine, [{"item_id": "hat", "title": "Red hat"}, {"item_id": "cap", "title": "Blue cap"}])
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    seen = [("u", "hat", "purchase"), ("u", "cap", "purchase"), ("v", "hat", "detail-page-view")]
+    events = [
+        {"event_id": str(day), "user_id": user, "item_id": item, "event_type": kind, "timestamp": first + day * DAY}
+        for day, (user, item, kind) in enumerate(seen)
+    ]
+    insert_events(engine, events)
+    retrain(config, progress=False)
+    live = live_release(engine)
+    assert live is not None
+    release = load_release(live.path)
+    questions = [
+        Request(requested_at=first + 9 * DAY, item_ids=item_ids, limit=50) for item_ids in (["hat"], ["unknown"], [])
+    ]
+    about_hat, about_nothing, home = recommend(release, questions)
+    assert [item.item_id for item in about_hat.items] == ["cap"]
+    assert {item.item_id for item in about_nothing.items} == {item.item_id for item in home.items} == {"hat", "cap"}
 
 
 def test_a_shop_without_events_is_refused(tmp_path: Path) -> None:
