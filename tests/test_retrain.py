@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -31,7 +32,7 @@ from recsys.request import Request
 
 SMALL = Path("pipelines/small.toml")
 DAY = timedelta(days=1)
-STAGES_TO_KILL = ("encode", "judge", "save")
+STAGES = ("read the database", "encode", "align", "fit up to", "judge", "fit to the end", "save")
 
 
 def paths_below(home: Path, cache: Path | None = None) -> Paths:
@@ -133,26 +134,42 @@ def kill_at(stage: str, config: Path) -> None:
         assert night.wait() == -signal.SIGKILL, "".join(said)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_stage_is_killed_below() -> None:
+    entered = re.findall(r'stages\.stage\("([^"]+)"\)', Path("pipelines/retrain.py").read_text())
+    assert [name for name in entered if not name.startswith(STAGES)] == []
+    assert len(entered) == len(STAGES)
+
+
 @pytest.mark.slow
 def test_killed_anywhere_it_leaves_the_live_release_and_continues_from_the_cache(tmp_path: Path) -> None:
     config = open_shop(tmp_path, TINY)
     before = retrain(config, progress=False).manifest.version
+    cache = tmp_path / "another cache"
+    config = replace(config, paths=replace(config.paths, cache=str(cache)))
     written = written_config(tmp_path, config, seed=1)  # a night that finished would make another release
     engine = open_database(config.paths.database)
-    for stage in STAGES_TO_KILL:
+    encoded = {}
+    for stage in STAGES:
         kill_at(stage, written)
         live = live_release(engine)
         assert live is not None
         assert live.version == before
         load_release(live.path)  # whole, by its checksums
+        encoded[stage] = contents(cache)
     after = retrain(load_config(written), progress=False)
     live = live_release(engine)
     assert live is not None
     assert live.version == after.manifest.version != before
     assert not list(Path(config.paths.releases).glob(".draft-*"))
+    assert len(encoded["align"]) > 2  # all was encoded by the night that was killed there, and nothing after it
+    assert encoded["align"] == encoded["save"] == contents(cache)
     with engine.connect() as connection:
         statuses = [run.status for run in connection.execute(Run.__table__.select().order_by(Run.started_at))]
-    assert statuses == ["succeeded"] + ["failed"] * len(STAGES_TO_KILL) + ["succeeded"]
+    assert statuses == ["succeeded"] + ["failed"] * len(STAGES) + ["succeeded"]
 
 
 @pytest.fixture
