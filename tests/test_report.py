@@ -185,6 +185,13 @@ def test_plots_take_their_colours_from_the_page():
     assert " id=" not in svg.replace("<clipPath id=", "")
 
 
+def test_many_curves_can_be_told_apart():
+    svg = plots.curves({f"source {n}": [(1, n), (2, n)] for n in range(11)}, "candidates", "recall")
+    looks = re.findall(r'<path d="M [^"]*L [^"]*" clip-path="[^"]*" style="([^"]*)"', svg)
+    lines = [look for look in looks if "var(--line)" not in look]
+    assert len(lines) == len(set(lines)) == 11
+
+
 def test_large_changes_leave_room_between_the_labels_of_a_forest():
     svg = plots.forest({"some": compare([0.01, 0.02], [0.2, 0.6])})
     labels = re.findall(r"[+−-][\d.]+%", svg)
