@@ -92,7 +92,7 @@ def browse(tmp_path):
         command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=500,900"]
         done = subprocess.run(
-            [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60, check=True
+            [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=300, check=True
         )
         return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
