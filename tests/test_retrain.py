@@ -15,9 +15,11 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.config import Paths, load_config
+from pipelines.encode import EncodedShop
 from pipelines.night_config import NightConfig
-from pipelines.retrain import read_events, retrain
+from pipelines.retrain import read_events, refuse_bare_catalogue, retrain
 from pipelines.stages import Stages
+from recsys.alignment.modality import Modality
 from recsys.artifacts import load_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log
@@ -262,6 +264,17 @@ def test_the_smallest_shop_gets_a_release_that_answers(tmp_path: Path) -> None:
     about_hat, about_nothing, home = recommend(release, questions)
     assert [item.item_id for item in about_hat.items] == ["cap"]
     assert {item.item_id for item in about_nothing.items} == {item.item_id for item in home.items} == {"hat", "cap"}
+
+
+def test_items_of_which_only_ids_are_known_are_refused() -> None:
+    def shop(*present: list[bool]) -> EncodedShop:
+        modalities = [Modality(np.ones((3, 2), np.float32), np.array(each)) for each in present]
+        return EncodedShop(dict(zip(("image", "text"), modalities)), {})
+
+    for encoded, came in ((shop(), 0), (shop([True, False, False], [True, False, False]), 1)):
+        with pytest.raises(SchemaError, match=rf"at least 2 items with a picture .*, came {came} of 3 items"):
+            refuse_bare_catalogue(encoded, 3)
+    refuse_bare_catalogue(shop([True, False, False], [False, False, True]), 3)
 
 
 def test_a_shop_without_events_is_refused(tmp_path: Path) -> None:
