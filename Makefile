@@ -1,5 +1,6 @@
 # The commands of the README, nothing else. Each makes the environment first, if it is not there.
-PYTHON ?= python3.11
+# The first of these that there is; another one: make demo PYTHON=/path/to/python
+PYTHON ?= $(shell command -v python3.11 || command -v python3.12 || command -v python3.13 || echo python3)
 VENV ?= .venv
 DATA ?= shop
 BIN := $(VENV)/bin

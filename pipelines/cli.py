@@ -9,6 +9,8 @@ import importlib
 import sys
 from collections.abc import Sequence
 
+from sqlalchemy.exc import DataError, DBAPIError, IntegrityError, ProgrammingError
+
 from recsys.errors import RecsysError
 
 # name → (module, what it does)
@@ -43,6 +45,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return int(args.run(args))
     except RecsysError as error:
         print(f"recsys {wanted}: {error}", file=sys.stderr)
+        return 2
+    except DBAPIError as error:
+        if isinstance(error, ProgrammingError | IntegrityError | DataError):
+            raise  # a mistake of ours: it needs its traceback
+        print(f"recsys {wanted}: the database does not answer: {error.orig}", file=sys.stderr)
         return 2
 
 

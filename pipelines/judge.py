@@ -40,9 +40,9 @@ class Judgement:
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
-        """Policy → metric → mean over the users for whom it is defined."""
+        """Policy → metric → mean over the users for whom it is defined; a metric that nobody has is left out."""
         return {
-            policy: {metric: float(np.nanmean(values)) for metric, values in scores.items()}
+            policy: {name: float(np.nanmean(values)) for name, values in scores.items() if not np.isnan(values).all()}
             for policy, scores in self.scores.items()
         }
 

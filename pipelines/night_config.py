@@ -11,6 +11,7 @@ from recsys.alignment.train import AlignmentConfig
 from recsys.alignment.users import UserTowerConfig
 from recsys.data.split import SplitConfig
 from recsys.encoders import ImageEncoderConfig, TextEncoderConfig
+from recsys.errors import ConfigError
 from recsys.ranking.train import RankerConfig
 from recsys.retrieval.fit import TablesConfig
 from recsys.retrieval.index import IndexConfig
@@ -30,6 +31,11 @@ class EvaluationConfig:
     k: int = 12
     max_users: int = 5_000
     examples: int = 4
+
+    def __post_init__(self) -> None:
+        for name, least in (("k", 1), ("max_users", 1), ("examples", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"evaluation.{name}: expected at least {least}, came {getattr(self, name)}")
 
 
 @dataclass(frozen=True)
@@ -59,6 +65,11 @@ class NightConfig:
     pinned: tuple[str, ...] = ()
     threads: int = 2
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, least in (("threads", 1), ("seed", 0)):
+            if getattr(self, name) < least:
+                raise ConfigError(f"{name}: expected at least {least}, came {getattr(self, name)}")
 
     @property
     def recipe(self) -> RecipeConfig:

@@ -72,7 +72,8 @@ def write_night_report(
             "The figures are those of a twin of this release: the same recipe, fitted before the test window.",
             "The ranker is LightGBM LambdaRank, trained on candidates as of earlier times."
             if release.ranker
-            else "There is no ranker: too few examples to learn from. The order is that of retrieval.",
+            else "There is no ranker: too few examples to learn from, or it did no better than the order of retrieval, "
+            "which stands.",
             *_tuned(release.manifest.tuning),
         ],
     )

@@ -4,12 +4,17 @@
 A *row* is a position in a matrix and never leaves a release.
 """
 
+from datetime import UTC, datetime
+
 import polars as pl
 
 from recsys.errors import SchemaError
 
 TIME = pl.Datetime("us", "UTC")
 _Columns = dict[str, pl.DataType | type[pl.DataType]]
+
+LONGEST_ID = 255  # characters, wherever an id comes in
+EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # of any time: a clock that was never set would stretch the log by decades
 
 EVENT_TYPES = (
     "impression",

@@ -17,7 +17,7 @@ from pydantic import (
 )
 
 from recsys.request import FALLBACKS, PLACEMENTS
-from recsys.schema import EVENT_TYPES
+from recsys.schema import EARLIEST, EVENT_TYPES, LONGEST_ID
 from service.problems import field_errors, sentence
 
 LONGEST_SLATE = 100  # items
@@ -39,9 +39,17 @@ def _storable(text: str) -> str:
     return text
 
 
+def _within(path: str) -> str:
+    """A picture's place: the night opens the file, so it must not climb out of the shop's images folder."""
+    if path.lower().startswith("file:") or ".." in path.replace("\\", "/").split("/"):
+        raise ValueError("expected an address (https://…), or the path of a file without '..'")
+    return path
+
+
 Text = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(_storable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_storable)]
-Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)]
+Identifier = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID), AfterValidator(_storable)]
+Picture = Annotated[Name, AfterValidator(_within)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | Annotated[int, Field(ge=-LARGEST_INT, le=LARGEST_INT)] | Finite | Name | None
 
@@ -62,11 +70,13 @@ def _utc(value: object) -> datetime:
         raise ValueError("expected a time as ISO 8601 text with an offset, as 2026-01-31T10:15:00Z")
     try:
         time = datetime.fromisoformat(value)
-        if time.tzinfo is None:
+        if time.tzinfo is None or time < EARLIEST:
             raise ValueError
         return time.astimezone(UTC)
     except (ValueError, OverflowError):
-        raise ValueError("expected a time as ISO 8601 with an offset, as 2026-01-31T10:15:00Z") from None
+        raise ValueError(
+            "expected a time as ISO 8601 with an offset, as 2026-01-31T10:15:00Z, not before 1970"
+        ) from None
 
 
 Time = Annotated[datetime, BeforeValidator(_utc)]
@@ -350,7 +360,7 @@ class ItemBody(Body):
     attributes: dict[Name, Name | Annotated[list[Name], Field(max_length=100)]] = Field(
         {}, max_length=200, description="name → value, or name → values"
     )
-    images: list[Name] = Field([], max_length=50, description="paths or URLs; the first is the one compared")
+    images: list[Picture] = Field([], max_length=50, description="paths or URLs; the first is the one compared")
     created_at: Time | None = Field(None, description="when the shop first offered it; ISO 8601 with an offset")
 
 

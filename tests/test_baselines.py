@@ -79,3 +79,13 @@ def test_the_judge_holds_everybody_to_the_same_questions(release):
     assert judgement.scores["popularity"][name].tolist() == [0.5, 1.0]
     assert judgement.means["popularity"][name] == 0.75
     assert all(each.shape == (2, 3) for each in judgement.rows.values())
+
+
+def test_what_no_slate_is_long_enough_for_is_left_out(release):
+    """A catalogue of one or two items has no diversity, and JSON has no NaN."""
+    questions = EvaluationSet([asked(release, 0)], [[release.item_ids[7]]], CUTOFF, CUTOFF + timedelta(days=1))
+    judgement = judge(release, questions, purchases([0, 1], [5, 5], [1, 2]), 1, seed=0)  # slates of one place
+    assert np.isnan(judgement.scores["release"]["diversity"]).all()
+    assert "diversity" not in judgement.means["release"]
+    assert "diversity" not in judgement.comparisons["popularity"]
+    assert all(np.isfinite(value) for means in judgement.means.values() for value in means.values())

@@ -47,6 +47,22 @@ def test_an_expected_failure_is_one_sentence(tmp_path, capsys):
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize(
+    "arguments", [["releases"], ["import", "generic", "{here}"], ["create-key", "shop", "--scope", "read"], ["retrain"]]
+)
+@pytest.mark.parametrize("database", ["sqlite:///{here}/notes.txt", "postgresql://nobody@127.0.0.1:1/shop"])
+def test_a_database_that_does_not_answer_is_one_sentence(arguments, database, tmp_path, capsys):
+    (tmp_path / "notes.txt").write_text("These are the notes of a shop, not its database.\n" * 99)
+    config = tmp_path / "night.toml"
+    folders = [f'{name} = "{tmp_path / name}"' for name in ("events", "cache", "releases", "images")]
+    config.write_text("\n".join(["[paths]", f'database = "{database.format(here=tmp_path)}"', *folders]))
+    named = [str(config)] if arguments == ["retrain"] else ["--config", str(config)]
+    assert main([each.format(here=tmp_path) for each in arguments] + named) == 2
+    said = capsys.readouterr().err
+    assert "not a database" in said or "connection" in said
+    assert "Traceback" not in said
+
+
 def test_importing_a_shop_does_not_wait_for_torch():
     code = """
 import sys

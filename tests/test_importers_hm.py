@@ -1,5 +1,6 @@
 """H&M's files, in both forms, become items, users and purchases."""
 
+import gzip
 from pathlib import Path
 from typing import Any
 
@@ -117,6 +118,37 @@ def test_both_forms_of_hm_are_the_same_events(sqlite_engine: Engine, tmp_path: P
     assert (summary.counts["events"].created, summary.counts["events"].unchanged) == (0, len(HM_SALES))
 
 
+@pytest.mark.parametrize("unit", ["datetime[ms]", "datetime[ns]", "in a time zone", "text with a time"])
+def test_hm_days_that_a_program_made_into_times_are_the_same_events(
+    sqlite_engine: Engine, tmp_path: Path, unit: str
+) -> None:
+    write_hm(tmp_path / "csv", "csv", HM_SALES)
+    write_hm(tmp_path / "parquet", "parquet", HM_SALES)
+    day = pl.col("t_dat")
+    times = {
+        "datetime[ms]": day.cast(pl.Datetime("ms")),
+        "datetime[ns]": day.cast(pl.Datetime("ns")),
+        "in a time zone": day.cast(pl.Datetime("us")).dt.replace_time_zone("UTC"),
+        "text with a time": day.cast(pl.Datetime("us")).dt.to_string("%F %T"),
+    }
+    path = tmp_path / "parquet" / "transactions.parquet"
+    pl.read_parquet(path).with_columns(times[unit]).write_parquet(path)
+    run_import(sqlite_engine, tmp_path / "csv", "hm")
+    summary = run_import(sqlite_engine, tmp_path / "parquet", "hm")
+    assert (summary.counts["events"].created, summary.counts["events"].unchanged) == (0, len(HM_SALES))
+    assert load_items(sqlite_engine)["price_cents"].to_list() == [999, None]
+
+
+def test_hm_ids_that_a_program_made_into_floating_point(sqlite_engine: Engine, tmp_path: Path) -> None:
+    write_hm(tmp_path / "hm", "parquet", HM_SALES)
+    for name in ("articles", "transactions"):
+        path = tmp_path / "hm" / f"{name}.parquet"
+        pl.read_parquet(path).with_columns(pl.col("article_id").cast(pl.Float64)).write_parquet(path)
+    run_import(sqlite_engine, tmp_path / "hm", "hm")
+    assert load_items(sqlite_engine)["item_id"].to_list() == ["0108775015", "0111565001"]
+    assert logged(sqlite_engine, tmp_path)["item_id"].unique().to_list() == ["0108775015"]
+
+
 def test_hm_sales_in_any_order_of_days_all_count(
     sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,13 +165,15 @@ def test_bad_lines_of_hm(sqlite_engine: Engine, tmp_path: Path) -> None:
         ("2018-09-20", "ann", "0108775015", "NaN", "2"),
         ("2018-09-20", "ann", None, "0.05", "2"),
         ("2018-09-20", "ann", "0108775015", "-0.05", "2"),
+        ("2018-09-22", "ann", "0108775015", "NaN", "2"),  # on the last day, which gives the item its price
+        ("2018-09-22", "ann", "0108775015", "inf", "2"),
     ]
     write_hm(tmp_path / "hm", "csv", HM_SALES + bad)
     (tmp_path / "hm" / "images" / "010" / "0108775015.jpg").write_text("no picture")
     summary = run_import(sqlite_engine, tmp_path / "hm", "hm")
     assert [(reject["line"], reject["column"], reject["came"]) for reject in rejects_of(summary)[1:]] == [
         (9, "customer_id", ""), (10, "t_dat", "someday"), (11, "price", "free"), (12, "price", "NaN"),
-        (13, "article_id", ""), (14, "price", "-0.05"),
+        (13, "article_id", ""), (14, "price", "-0.05"), (15, "price", "NaN"), (16, "price", "inf"),
     ]  # fmt: skip
     assert rejects_of(summary)[0]["column"] == "images"
     assert summary.counts["events"].created == len(HM_SALES)
@@ -162,6 +196,32 @@ def test_hm_without_its_files(sqlite_engine: Engine, tmp_path: Path) -> None:
     write_hm(tmp_path / "hm", "csv", HM_SALES)
     (tmp_path / "hm" / "articles.csv").write_text("article_id,prod_name\n1,Top\n")
     with pytest.raises(SchemaError, match=r"articles.csv: expected the columns \['product_code'"):
+        run_import(sqlite_engine, tmp_path / "hm", "hm")
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "came an empty file"),
+        (b"t_dat,customer_id\n2018-09-20,ann\n", "expected the columns ['article_id', 'price', 'sales_channel_id']"),
+        ("t_dat,customer_id\n".encode("utf-16"), "transactions_train.csv: expected "),
+    ],
+)
+def test_hm_sales_that_are_none(sqlite_engine: Engine, tmp_path: Path, content: bytes, expected: str) -> None:
+    write_hm(tmp_path / "hm", "csv", HM_SALES)
+    (tmp_path / "hm" / "transactions_train.csv").write_bytes(content)
+    with pytest.raises(SchemaError) as raised:
+        run_import(sqlite_engine, tmp_path / "hm", "hm")
+    assert expected in str(raised.value)
+
+
+@pytest.mark.parametrize("name", ["transactions_train.csv.gz", "transactions_train.parquet"])
+def test_hm_sales_that_are_cut_off(sqlite_engine: Engine, tmp_path: Path, name: str) -> None:
+    write_hm(tmp_path / "hm", "csv", HM_SALES)
+    whole = (tmp_path / "hm" / "transactions_train.csv").read_bytes()
+    (tmp_path / "hm" / "transactions_train.csv").unlink()
+    (tmp_path / "hm" / name).write_bytes(gzip.compress(whole)[:-20])
+    with pytest.raises(SchemaError, match=name):
         run_import(sqlite_engine, tmp_path / "hm", "hm")
 
 

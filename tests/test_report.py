@@ -92,7 +92,7 @@ def browse(tmp_path):
         command += ["--disable-background-networking", "--disable-component-update", "--disable-sync"]
         command += [f"--user-data-dir={tmp_path / 'profile'}", "--enable-logging=stderr", "--window-size=500,900"]
         done = subprocess.run(
-            [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=60, check=True
+            [*command, "--dump-dom", path.as_uri()], capture_output=True, text=True, timeout=300, check=True
         )
         return done.stdout, "\n".join(line for line in done.stderr.splitlines() if "CONSOLE" in line)
 
@@ -183,6 +183,13 @@ def test_plots_take_their_colours_from_the_page():
     assert "#0101" not in svg
     assert ">250 s · slow<" in svg
     assert " id=" not in svg.replace("<clipPath id=", "")
+
+
+def test_many_curves_can_be_told_apart():
+    svg = plots.curves({f"source {n}": [(1, n), (2, n)] for n in range(11)}, "candidates", "recall")
+    looks = re.findall(r'<path d="M [^"]*L [^"]*" clip-path="[^"]*" style="([^"]*)"', svg)
+    lines = [look for look in looks if "var(--line)" not in look]
+    assert len(lines) == len(set(lines)) == 11
 
 
 def test_large_changes_leave_room_between_the_labels_of_a_forest():

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -14,21 +15,26 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.config import Paths, load_config
+from pipelines.encode import EncodedShop
 from pipelines.night_config import NightConfig
-from pipelines.retrain import read_events, retrain
+from pipelines.retrain import read_events, refuse_bare_catalogue, retrain
 from pipelines.stages import Stages
+from recsys.alignment.modality import Modality
 from recsys.artifacts import load_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log
 from recsys.data.importers import import_shop
 from recsys.data.releases import live_release
-from recsys.data.store import insert_events
+from recsys.data.store import insert_events, put_items
 from recsys.data.synthetic import TINY, ShopConfig, make_shop
 from recsys.data.tables import Run
 from recsys.errors import ConfigError, SchemaError
+from recsys.recommend import recommend
+from recsys.request import Request
 
 SMALL = Path("pipelines/small.toml")
-STAGES_TO_KILL = ("encode", "judge", "save")
+DAY = timedelta(days=1)
+STAGES = ("read the database", "encode", "align", "fit up to", "judge", "fit to the end", "save")
 
 
 def paths_below(home: Path, cache: Path | None = None) -> Paths:
@@ -130,26 +136,42 @@ def kill_at(stage: str, config: Path) -> None:
         assert night.wait() == -signal.SIGKILL, "".join(said)
 
 
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_every_stage_is_killed_below() -> None:
+    entered = re.findall(r'stages\.stage\("([^"]+)"\)', Path("pipelines/retrain.py").read_text())
+    assert [name for name in entered if not name.startswith(STAGES)] == []
+    assert len(entered) == len(STAGES)
+
+
 @pytest.mark.slow
 def test_killed_anywhere_it_leaves_the_live_release_and_continues_from_the_cache(tmp_path: Path) -> None:
     config = open_shop(tmp_path, TINY)
     before = retrain(config, progress=False).manifest.version
+    cache = tmp_path / "another cache"
+    config = replace(config, paths=replace(config.paths, cache=str(cache)))
     written = written_config(tmp_path, config, seed=1)  # a night that finished would make another release
     engine = open_database(config.paths.database)
-    for stage in STAGES_TO_KILL:
+    encoded = {}
+    for stage in STAGES:
         kill_at(stage, written)
         live = live_release(engine)
         assert live is not None
         assert live.version == before
         load_release(live.path)  # whole, by its checksums
+        encoded[stage] = contents(cache)
     after = retrain(load_config(written), progress=False)
     live = live_release(engine)
     assert live is not None
     assert live.version == after.manifest.version != before
     assert not list(Path(config.paths.releases).glob(".draft-*"))
+    assert len(encoded["align"]) > 2  # all was encoded by the night that was killed there, and nothing after it
+    assert encoded["align"] == encoded["save"] == contents(cache)
     with engine.connect() as connection:
         statuses = [run.status for run in connection.execute(Run.__table__.select().order_by(Run.started_at))]
-    assert statuses == ["succeeded"] + ["failed"] * len(STAGES_TO_KILL) + ["succeeded"]
+    assert statuses == ["succeeded"] + ["failed"] * len(STAGES) + ["succeeded"]
 
 
 @pytest.fixture
@@ -216,6 +238,43 @@ def test_an_event_of_the_future_moves_no_cut_off_and_quiet_says_nothing(
     assert live.data_cutoff < datetime.now(UTC)
     page = (Path(live.path) / "report.html").read_text()
     assert "events dated in the future, left out" in page
+
+
+@pytest.mark.slow
+def test_the_smallest_shop_gets_a_release_that_answers(tmp_path: Path) -> None:
+    """Two items without pictures, three events."""
+    config = replace(load_config(SMALL), paths=paths_below(tmp_path))
+    engine = open_database(config.paths.database)
+    upgrade_database(engine)
+    put_items(engine, [{"item_id": "hat", "title": "Red hat"}, {"item_id": "cap", "title": "Blue cap"}])
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    seen = [("u", "hat", "purchase"), ("u", "cap", "purchase"), ("v", "hat", "detail-page-view")]
+    events = [
+        {"event_id": str(day), "user_id": user, "item_id": item, "event_type": kind, "timestamp": first + day * DAY}
+        for day, (user, item, kind) in enumerate(seen)
+    ]
+    insert_events(engine, events)
+    retrain(config, progress=False)
+    live = live_release(engine)
+    assert live is not None
+    release = load_release(live.path)
+    questions = [
+        Request(requested_at=first + 9 * DAY, item_ids=item_ids, limit=50) for item_ids in (["hat"], ["unknown"], [])
+    ]
+    about_hat, about_nothing, home = recommend(release, questions)
+    assert [item.item_id for item in about_hat.items] == ["cap"]
+    assert {item.item_id for item in about_nothing.items} == {item.item_id for item in home.items} == {"hat", "cap"}
+
+
+def test_items_of_which_only_ids_are_known_are_refused() -> None:
+    def shop(*present: list[bool]) -> EncodedShop:
+        modalities = [Modality(np.ones((3, 2), np.float32), np.array(each)) for each in present]
+        return EncodedShop(dict(zip(("image", "text"), modalities)), {})
+
+    for encoded, came in ((shop(), 0), (shop([True, False, False], [True, False, False]), 1)):
+        with pytest.raises(SchemaError, match=rf"at least 2 items with a picture .*, came {came} of 3 items"):
+            refuse_bare_catalogue(encoded, 3)
+    refuse_bare_catalogue(shop([True, False, False], [False, False, True]), 3)
 
 
 def test_a_shop_without_events_is_refused(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from sqlalchemy import Engine, func, select, text
 
 from recsys.data.store import insert_events, put_items
 from recsys.data.tables import Event, Item, Recommendation
+from recsys.schema import LONGEST_ID
 from service.app import create_app
 from service.deps import Service
 from service.newest import newest_items
@@ -342,6 +343,13 @@ def test_put_creates_then_replaces(client: TestClient) -> None:
     assert datetime.now(UTC) - datetime.fromisoformat(new["created_at"]) < timedelta(minutes=1)
 
 
+def test_an_id_as_long_as_an_import_takes_is_taken_here(sqlite_client: TestClient) -> None:
+    item_id = "x" * LONGEST_ID
+    assert sqlite_client.put(f"/v1/items/{item_id}", json={}).status_code == 201
+    assert post(sqlite_client, "/v1/events", events=[event(1, item_id)])["accepted"] == 1
+    problem(sqlite_client.put(f"/v1/items/{item_id}x", json={}), 422, "validation")
+
+
 def test_the_next_recommendation_obeys_the_stock(client: TestClient) -> None:
     everything = {"limit": 100, "placement": "product", "item_ids": ["red-00"]}
     assert set(ids(post(client, "/v1/recommendations", **everything))) == set(ITEM_IDS) - {"red-00"}
@@ -398,7 +406,12 @@ def test_a_bad_body_names_the_field(sqlite_client: TestClient, path: str, body: 
         ("attributes", {"a\x00": "b"}),
         ("created_at", 1738318500),
         ("created_at", "0001-01-01T00:00:00+14:00"),
+        ("created_at", "1969-12-31T23:59:59Z"),
         ("images", "one.jpg"),
+        ("images", ["../../etc/secret.jpg"]),
+        ("images", ["images/../../secret.jpg"]),
+        ("images", ["images\\..\\secret.jpg"]),
+        ("images", ["file:///etc/secret.jpg"]),
         ("in_stock", None),
         ("in_stock", "yes"),
     ],

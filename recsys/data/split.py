@@ -26,6 +26,11 @@ class SplitConfig:
     window_days: float = 0.0
     cuts: int = 3
 
+    def __post_init__(self) -> None:
+        for name, least in (("window_days", 0), ("cuts", 1)):
+            if not getattr(self, name) >= least:  # NaN is not, either
+                raise ConfigError(f"split.{name}: expected at least {least}, came {getattr(self, name)}")
+
 
 @dataclass(frozen=True)
 class Split:

@@ -14,13 +14,25 @@ from recsys.errors import ConfigError, EncoderError
 
 
 def resolve_precision(precision: str) -> str:
-    """ "auto" → "bfloat16" where the CPU multiplies it in hardware, else "float32"; the others stay."""
+    """ "auto" → "bfloat16" where the CPU multiplies it in hardware, else "float32"; the others stay.
+
+    Raises:
+        ConfigError: an unknown word, or bfloat16 on a CPU that cannot do it.
+    """
     if precision == "auto":
         native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
         return "bfloat16" if native else "float32"
     if precision not in ("float32", "bfloat16"):
         raise ConfigError(f"precision: expected auto, float32 or bfloat16, came {precision!r}")
+    if precision == "bfloat16" and not bfloat16_runs():
+        raise ConfigError("precision: expected auto or float32 on this CPU, which cannot do bfloat16, came 'bfloat16'")
     return precision
+
+
+def bfloat16_runs() -> bool:
+    """Whether oneDNN computes in bfloat16 on this CPU, in hardware or not: an x86 needs AVX-512 for it."""
+    available = bool(torch.backends.mkldnn.is_available())  # type: ignore[no-untyped-call]
+    return available and bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
 
 
 def load_transformers(name: str, attention: str | None = None) -> tuple[Any, bool]:

@@ -33,6 +33,7 @@ _PALETTE = {
 }
 INK, MUTED, LINE, A, B, GOOD, BAD, THIRD, FOURTH, FIFTH = _PALETTE
 SERIES = (B, A, THIRD, FOURTH, FIFTH)  # colours in the order in which series are named
+ROUNDS = (("-", "o"), ("--", "s"), (":", "^"))  # line and marker: what tells series of one colour apart
 
 _STYLE: Any = {
     "svg.fonttype": "none",
@@ -127,8 +128,15 @@ def curves(
     with matplotlib.rc_context(_STYLE):
         figure, axes = _figure(2.8)
         for number, (name, points) in enumerate(series.items()):
-            style = "-o" if len(points) <= 20 else "-"
-            axes.plot(*zip(*points), style, color=SERIES[number % len(SERIES)], label=name, markersize=3.5)
+            line, marker = ROUNDS[number // len(SERIES) % len(ROUNDS)]
+            axes.plot(
+                *zip(*points),
+                linestyle=line,
+                marker=marker if len(points) <= 20 else "",
+                color=SERIES[number % len(SERIES)],
+                label=name,
+                markersize=3.5,
+            )
         axes.set_xlabel(across)
         axes.set_ylabel(up)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -149,8 +157,9 @@ def _figure(height: float) -> tuple[Figure, Axes]:
 
 def _legend(axes: Axes, n_series: int) -> None:
     if n_series > 1:
+        length = 1.2 if n_series <= len(SERIES) else 2.6  # a dash or two must fit
         axes.legend(
-            loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0, handlelength=1.2, columnspacing=1.2
+            loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0, handlelength=length, columnspacing=1.2
         )
 
 

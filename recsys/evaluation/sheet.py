@@ -11,6 +11,8 @@ from pathlib import Path
 
 from PIL import Image, ImageFilter, ImageOps
 
+from recsys.encoders.pictures import FORMATS
+
 # What Pillow raises for files that are no picture, are cut short or would fill the memory.
 _UNREADABLE = (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning)
 
@@ -45,7 +47,7 @@ def open_picture(path: str | Path | None, width: int, height: int) -> Image.Imag
     if path is None:
         return None
     try:
-        with Image.open(path) as file:
+        with Image.open(path, formats=FORMATS) as file:
             file.draft("RGB", (2 * width, 2 * height))  # JPEG decodes at an eighth to a half, much faster
             picture = ImageOps.exif_transpose(file)
             if picture.mode != "RGB":

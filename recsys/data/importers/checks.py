@@ -11,14 +11,11 @@ from typing import Any
 
 import polars as pl
 
-from recsys.schema import EVENT_TYPES, TIME
+from recsys.schema import EARLIEST, EVENT_TYPES, LONGEST_ID, TIME
 
-EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)
 CLOCK_SKEW = timedelta(days=1)  # a sender's clock may be ahead of ours by so much
 MAX_INT32 = 2**31 - 1
 MAX_CENTS = 10**12  # ten billion of any currency
-
-ID_CHARACTERS = 255
 
 Parse = Callable[[pl.Series], pl.Series]
 
@@ -144,7 +141,7 @@ def _identifier(raw: pl.Series) -> pl.Series:
     if raw.dtype.is_float():  # 0.1 + 0.2 names nothing
         return _nothing(raw, pl.String)
     text = _text(raw)
-    return _keep(text, text.str.len_chars() <= ID_CHARACTERS)
+    return _keep(text, text.str.len_chars() <= LONGEST_ID)
 
 
 def _number(low: float, high: float, dtype: pl.DataType | type[pl.DataType] = pl.Float64) -> Parse:
@@ -291,7 +288,7 @@ def _nothing(raw: pl.Series, dtype: Any) -> pl.Series:
     return pl.repeat(None, len(raw), dtype=dtype, eager=True)
 
 
-_ID = f"an id: text of 1 to {ID_CHARACTERS} characters"
+_ID = f"an id: text of 1 to {LONGEST_ID} characters"
 _IDENTIFIER = Column(_ID, _identifier)
 REQUIRED_ID = Column(_ID, _identifier, required=True)
 _TEXT = Column("text", _text)

@@ -22,8 +22,12 @@ from recsys.errors import SchemaError
 
 BATCH_ROWS = 50_000
 
-SUFFIXES = (".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz", ".json.gz", ".ndjson", ".ndjson.gz")
+SUFFIXES = (
+    ".csv", ".csv.gz", ".parquet", ".jsonl", ".jsonl.gz", ".ndjson", ".ndjson.gz", ".json", ".json.gz",
+)  # fmt: skip
 JSON_SUFFIXES = tuple(suffix for suffix in SUFFIXES if "json" in suffix)
+
+END_OF_FILE = "\0"  # a row of its own, unless a quote is still open: then the last cell of the last row ends in it
 
 csv.field_size_limit(2**31 - 1)  # a description may be long
 
@@ -148,15 +152,20 @@ def _read_csv(path: Path, rejects: Rejects, progress: bool) -> Iterator[Batch]:
         reader = csv.reader(_note_unstorable(file, unstorable))
         try:
             header = next(reader, None)
-            if not header:
+            if not header or header == [END_OF_FILE]:
                 raise SchemaError(f"{path}: expected a line with the names of the columns, came an empty file")
-            if len(set(header)) < len(header) or unstorable:
+            if len(set(header)) < len(header) or unstorable or header[-1].endswith(END_OF_FILE):
                 raise SchemaError(f"{path}: expected different names of columns in UTF-8, came {header}")
             start = reader.line_num + 1
             for row in reader:
                 if unstorable:
                     rejects.add(path, start, None, "Unicode text in UTF-8 without NUL", ",".join(row), ",".join(row))
                     unstorable.clear()
+                elif row == [END_OF_FILE]:
+                    break
+                elif row and row[-1].endswith(END_OF_FILE):
+                    whole = ",".join(row).removesuffix(END_OF_FILE)
+                    rejects.add(path, start, None, 'a " that closes the one opened here', "none", whole)
                 elif len(row) == len(header):
                     lines.append(start)
                     rows.append(row)
@@ -178,10 +187,12 @@ def _text_frame(header: list[str], rows: list[list[str]]) -> pl.DataFrame:
 
 
 def _note_unstorable(lines: Iterable[str], numbers: list[int]) -> Iterator[str]:
+    """The lines, and END_OF_FILE after them; ``numbers`` gets those of lines that no database can store."""
     for number, line in enumerate(lines, start=1):
         if not _is_storable(line):
             numbers.append(number)
         yield line
+    yield END_OF_FILE
 
 
 def _read_parquet(path: Path, progress: bool) -> Iterator[Batch]:

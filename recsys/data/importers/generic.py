@@ -1,8 +1,9 @@
 """The generic form: what any shop can export.
 
-A folder with ``items``, ``reviews`` and ``events``, each as ``.csv``, ``.parquet`` or ``.jsonl`` (``.csv.gz`` and
-``.jsonl.gz`` too), or one such file. None of the three has to be there. The columns are those of ``recsys.schema``;
-those named here are required, the others may be missing or empty, and columns of other names are passed over:
+A folder with ``items``, ``reviews`` and ``events``, each as ``.csv``, ``.parquet`` or ``.jsonl`` (``.csv.gz``,
+``.jsonl.gz`` and ``.json`` too), or one such file. None of the three has to be there. The columns are those of
+``recsys.schema``; those named here are required, the others may be missing or empty, and columns of other names are
+passed over:
 
 =========  =========================================================================================================
 items      ``item_id``

@@ -26,6 +26,7 @@ from pathlib import Path
 
 import polars as pl
 
+from recsys.data.importers.checks import MAX_CENTS
 from recsys.data.importers.files import Batch, has_suffix, read_batches, stem
 from recsys.data.importers.intake import Intake
 from recsys.errors import SchemaError
@@ -59,13 +60,18 @@ def import_hm(intake: Intake, source: Path, progress: bool) -> list[str]:
     transactions = _find_required(source, "transactions_train", "transactions")
     customers = _find(source, "customers")
     pictures = _find_images(source.resolve() / "images")
-    prices = _last_prices(transactions)
+    _require(transactions, TRANSACTION_COLUMNS, _column_names(transactions))
+    try:
+        prices = _last_prices(transactions)
+        in_day_order = _is_in_day_order(transactions)
+    except (pl.exceptions.PolarsError, OSError) as error:  # OSError: gzip that ends early
+        raise SchemaError(f"{transactions}: expected a whole file of sales, came {error}") from error
     for batch in _read(articles, ARTICLE_COLUMNS, intake, progress):
         intake.take_items(batch, _items(batch.rows, prices, pictures), ITEM_NAMES)
     if customers is not None:
         for batch in _read(customers, ("customer_id",), intake, progress):
             intake.take_users(batch, _users(batch.rows), {"user_id": "customer_id"})
-    ordinals = Ordinals(in_day_order=_is_in_day_order(transactions))
+    ordinals = Ordinals(in_day_order)
     for batch in _read(transactions, TRANSACTION_COLUMNS, intake, progress):
         intake.take_events(batch, _events(batch.rows, ordinals), EVENT_NAMES)
     return [f"{len(pictures):,} images found"]
@@ -137,7 +143,7 @@ def _events(rows: pl.DataFrame, ordinals: Ordinals) -> pl.DataFrame:
         pl.col("t_dat").alias("timestamp"),
         pl.concat_str(
             [
-                pl.col("t_dat").cast(pl.String),
+                _day(),
                 pl.col("customer_id"),
                 _padded("article_id", ARTICLE_DIGITS),
                 cents,
@@ -148,7 +154,7 @@ def _events(rows: pl.DataFrame, ordinals: Ordinals) -> pl.DataFrame:
         )
         .fill_null("")
         .alias("key"),
-        pl.col("t_dat").cast(pl.String).alias("day"),
+        _day().alias("day"),
     )
     numbers = ordinals.number(frame.select("key", "day"))
     event_ids = [
@@ -161,11 +167,11 @@ def _last_prices(transactions: Path) -> pl.DataFrame:
     """``item_id``, ``price_cents``: the median on the last day on which the item sold."""
     sales = _scan(transactions).select(
         _padded("article_id", ARTICLE_DIGITS).alias("item_id"),
-        pl.col("t_dat").cast(pl.String).str.to_date("%Y-%m-%d", strict=False).alias("day"),
+        _day().str.to_date("%Y-%m-%d", strict=False).alias("day"),
         _cents("price").alias("cents"),
     )
     by_day = (
-        sales.filter(pl.col("cents") >= 0, pl.col("day").is_not_null())
+        sales.filter(pl.col("cents").is_between(0, MAX_CENTS), pl.col("day").is_not_null())
         .group_by("item_id", "day")
         .agg(pl.col("cents").median())
         .collect(engine="streaming")
@@ -175,8 +181,7 @@ def _last_prices(transactions: Path) -> pl.DataFrame:
 
 
 def _is_in_day_order(transactions: Path) -> bool:
-    day = pl.col("t_dat").cast(pl.String)
-    return bool(_scan(transactions).select((day >= day.shift(1)).all()).collect().item())
+    return bool(_scan(transactions).select((_day() >= _day().shift(1)).all()).collect().item())
 
 
 def _scan(path: Path) -> pl.LazyFrame:
@@ -188,10 +193,23 @@ def _scan(path: Path) -> pl.LazyFrame:
 
 def _read(path: Path, columns: Sequence[str], intake: Intake, progress: bool) -> Iterator[Batch]:
     for batch in read_batches(path, intake.rejects, progress):
-        missing = [name for name in columns if name not in batch.rows.columns]
-        if missing:
-            raise SchemaError(f"{path}: expected the columns {missing}, came {batch.rows.columns}")
+        _require(path, columns, batch.rows.columns)
         yield batch
+
+
+def _require(path: Path, columns: Sequence[str], came: Sequence[str]) -> None:
+    missing = [name for name in columns if name not in came]
+    if missing:
+        raise SchemaError(f"{path}: expected the columns {missing}, came {list(came)}")
+
+
+def _column_names(path: Path) -> list[str]:
+    try:
+        return _scan(path).collect_schema().names()
+    except pl.exceptions.NoDataError as error:
+        raise SchemaError(f"{path}: expected a line with the names of the columns, came an empty file") from error
+    except (pl.exceptions.PolarsError, OSError) as error:
+        raise SchemaError(f"{path}: expected a table, came {error}") from error
 
 
 def _find(source: Path, *stems: str) -> Path | None:
@@ -214,8 +232,14 @@ def _find_images(folder: Path) -> dict[str, Path]:
 
 
 def _padded(name: str, digits: int) -> pl.Expr:
-    text = pl.col(name).cast(pl.String)
+    text = pl.col(name).cast(pl.String).str.replace(r"^(\d+)\.0$", "${1}")  # numbers that were floats for a while
     return pl.when(text.str.contains(r"^\d+$")).then(text.str.zfill(digits)).otherwise(text)
+
+
+def _day() -> pl.Expr:
+    """``2018-09-20``, also where a program made the day into midnight; what is no day stays as it is."""
+    text = pl.col("t_dat").cast(pl.String)
+    return text.str.replace(r"^(\d{4}-\d\d-\d\d)[ T].*$", "${1}")
 
 
 def _cents(name: str) -> pl.Expr:

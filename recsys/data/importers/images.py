@@ -1,4 +1,4 @@
-"""Whether an image file can be decoded. Cheap: a JPEG is decoded at an eighth of its size."""
+"""Whether the night will be able to read an image file. Cheap: a JPEG is decoded at an eighth of its size."""
 
 from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -6,8 +6,7 @@ from pathlib import Path
 
 from PIL import Image
 
-FORMATS = ("JPEG", "PNG", "WEBP", "GIF", "BMP")
-MAX_PIXELS = 100_000_000
+from recsys.encoders.pictures import FORMATS, MAX_BYTES, MAX_PIXELS
 
 
 def find_unreadable(paths: Iterable[Path], threads: int) -> dict[Path, str]:
@@ -20,6 +19,8 @@ def find_unreadable(paths: Iterable[Path], threads: int) -> dict[Path, str]:
 
 def _problem(path: Path) -> str | None:
     try:
+        if (size := path.stat().st_size) > MAX_BYTES:
+            return f"{size} bytes, more than {MAX_BYTES}"
         with Image.open(path, formats=FORMATS) as image:
             if image.width * image.height > MAX_PIXELS:
                 return f"{image.width}×{image.height} pixels, more than {MAX_PIXELS}"

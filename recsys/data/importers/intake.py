@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from os.path import normpath
 from pathlib import Path
 from typing import Any
 
@@ -13,8 +14,9 @@ from recsys.data.importers.files import Batch, Records
 from recsys.data.importers.images import find_unreadable
 from recsys.data.importers.rejects import Rejects
 from recsys.data.store import insert_events, insert_reviews, insert_unknown_items, put_items, put_users
+from recsys.encoders.pictures import FORMATS
 
-READABLE_IMAGE = "an image file that can be decoded (JPEG, PNG, WebP, GIF or BMP)"
+READABLE_IMAGE = f"an image file that can be decoded ({', '.join(FORMATS)})"
 
 
 @dataclass
@@ -143,7 +145,10 @@ class Intake:
     def _check_images(self, batch: Batch | Records, items: list[dict[str, Any]], names: Mapping[str, str]) -> None:
         """Leave out images that cannot be read, and write the others as they are stored."""
         places = {path: self._place(path) for item in items for path in item["images"]}
-        unreadable = find_unreadable((place for place in places.values() if place is not None), self.threads)
+        outside = {place for path, place in places.items() if place is not None and self._is_outside(path, place)}
+        unreadable = find_unreadable(
+            (place for place in places.values() if place is not None and place not in outside), self.threads
+        ) | dict.fromkeys(outside, "leads out of the folder")
         for item in items:
             stored = []
             for path in item["images"]:
@@ -164,7 +169,12 @@ class Intake:
         """The file that an image path means; None for a URL, which is not fetched."""
         if "://" in path:
             return None
-        below_source = self.source / path  # an absolute path stays as it is
+        below_source = Path(normpath(self.source / path))  # an absolute path stays as it is
         if self.images_root is None or below_source.exists():
             return below_source
-        return self.images_root / path
+        return Path(normpath(self.images_root / path))
+
+    def _is_outside(self, path: str, place: Path) -> bool:
+        """Whether a relative path climbs out with ``..``: a feed's rows name the shop's own files only."""
+        roots = [root for root in (self.source, self.images_root) if root is not None]
+        return not Path(path).is_absolute() and not any(place.is_relative_to(root) for root in roots)
