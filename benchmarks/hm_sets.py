@@ -147,7 +147,8 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
     from pipelines.catalogue import build_catalogue
     from pipelines.config import load_config
     from pipelines.encode import align_shop
-    from pipelines.recipe import Shop, Workshop
+    from pipelines.recipe import Shop
+    from pipelines.workshop import Workshop
     from recsys.histories import read_interactions
 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)

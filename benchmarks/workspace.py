@@ -92,7 +92,7 @@ def ours(
 def fit_night(shop: "Shop", encoded: "EncodedShop", split: Split, config: "NightConfig", without: str = "") -> Release:
     """Align, tune, fit and rank as the night does, on all of ``split``: nothing of it is kept for judging."""
     from pipelines.encode import align_shop
-    from pipelines.recipe import Workshop
+    from pipelines.workshop import Workshop
 
     config, encoded = leave_out(without, config, encoded)
     _, vectors = align_shop(encoded, shop.interactions, split.cuts[0], config)

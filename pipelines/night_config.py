@@ -4,7 +4,8 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipelines.config import Paths
-from pipelines.recipe import ExamplesConfig, RecipeConfig
+from pipelines.examples import ExamplesConfig
+from pipelines.recipe import RecipeConfig
 from pipelines.tuning import TuningConfig
 from recsys.alignment.reviews import ReviewConfig
 from recsys.alignment.train import AlignmentConfig

@@ -31,9 +31,10 @@ from pipelines.encode import EncodedShop, align_shop, encode_shop
 from pipelines.judge import RELEASE, Judgement, judge
 from pipelines.night_config import NightConfig
 from pipelines.night_report import write_night_report
-from pipelines.recipe import RecipeConfig, Shop, Workshop
+from pipelines.recipe import RecipeConfig, Shop
 from pipelines.stages import Stages
 from pipelines.tuning import start_from
+from pipelines.workshop import Workshop
 from recsys.alignment.model import Aligner
 from recsys.artifacts import Release, read_manifest, save_release
 from recsys.data.database import open_database, upgrade_database

@@ -12,7 +12,9 @@ import numpy as np
 import polars as pl
 
 from pipelines.catalogue import build_catalogue
-from pipelines.recipe import ExamplesConfig, ItemVectors, RecipeConfig, Shop, Workshop
+from pipelines.examples import ExamplesConfig
+from pipelines.recipe import ItemVectors, RecipeConfig, Shop
+from pipelines.workshop import Workshop
 from recsys.alignment.users import UserTowerConfig
 from recsys.artifacts import Release
 from recsys.histories import Histories, Interactions, read_interactions

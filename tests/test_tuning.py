@@ -6,7 +6,6 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from pipelines.recipe import Workshop
 from pipelines.tuning import (
     Inner,
     Trial,
@@ -18,6 +17,7 @@ from pipelines.tuning import (
     tune_ranker,
     tune_retrieval,
 )
+from pipelines.workshop import Workshop
 from recsys.evaluation.requests import EvaluationSet
 from recsys.ranking.features import FEATURES
 from recsys.ranking.train import Examples, RankerConfig

@@ -144,6 +144,7 @@ def _grow(
         "learning_rate": config.learning_rate,
         "min_data_in_leaf": min(config.min_leaf, max(5, len(examples.labels) // 200)),
         "feature_fraction": config.feature_fraction,
+        "max_bin": 63,  # as good as 255 here, and half the time
         "lambdarank_truncation_level": config.truncation,
         # Normalised, a request whose answer is easy would weigh as much as one that teaches something.
         "lambdarank_norm": False,
