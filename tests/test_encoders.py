@@ -242,16 +242,24 @@ def test_the_image_network_gives_what_timm_gives(precision: str) -> None:
     ours = encoder.encode(pixels)
     with torch.no_grad():
         plain = encoder._network.model(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
-    assert ours.shape == (12, encoder.dim) == (12, 1280)
+    assert ours.shape == (12, encoder.dim) == (12, 1280 + 2 * (24 + 40 + 80 + 112))
     assert ours.dtype == np.float32
     assert cosine(ours, plain).min() > (0.99999 if precision == "float32" else 0.999)
+    last, means, spreads = slice(1280), slice(1280, 1304), slice(1304, 1328)
+    assert cosine(ours[:, last], plain[:, last]).min() > (0.99999 if precision == "float32" else 0.999)
+    length = np.linalg.norm(ours[:, last], axis=1)
+    np.testing.assert_allclose(np.linalg.norm(ours[:, means], axis=1), 1.2 * length, rtol=1e-4)
+    np.testing.assert_allclose(np.linalg.norm(ours[:, spreads], axis=1), 3.0 * length, rtol=1e-4)
+    alone = load_image_encoder(ImageEncoderConfig("efficientnet-lite0", precision))
+    assert alone.fingerprint != encoder.fingerprint
+    assert cosine(alone.encode(pixels), ours[:, last]).min() > (0.99999 if precision == "float32" else 0.999)
 
 
 def test_the_image_network_has_seen_the_world(images: ImageEncoder) -> None:
     """The 1000-class head on a drawn traffic light; a network with shuffled weights would answer at random."""
     assert images.classifier is not None
     weight, bias = images.classifier
-    assert weight.shape == (1000, 1280)
+    assert weight.shape == (1000, images.dim)
     picture = Image.new("RGB", (224, 224), (90, 150, 220))
     pen = ImageDraw.Draw(picture)
     pen.rectangle((80, 20, 144, 204), fill=(20, 20, 20))
@@ -665,6 +673,8 @@ def test_models_that_cannot_be_had_say_why(saved: Path, tmp_path: Path) -> None:
     for name in ("", "tensorflow:resnet", "timm:"):
         with pytest.raises(ConfigError, match="efficientnet-lite0, timm, hf"):
             load_image_encoder(ImageEncoderConfig(name))
+    with pytest.raises(ConfigError, match="'layers' after the colon, came 'layer'"):
+        load_image_encoder(ImageEncoderConfig("efficientnet-lite0:layer"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(EncoderError, match=r"model\.safetensors"):
@@ -675,6 +685,7 @@ def test_names() -> None:
     schemes = ["efficientnet-lite0", "timm", "hf"]
     for model, expected in {
         "efficientnet-lite0": ("efficientnet-lite0", ""),
+        "efficientnet-lite0:layers": ("efficientnet-lite0", "layers"),
         "timm:resnet18": ("timm", "resnet18"),
         "resnet18": ("timm", "resnet18"),
         "openai/clip-vit-base-patch32": ("hf", "openai/clip-vit-base-patch32"),

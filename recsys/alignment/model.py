@@ -25,6 +25,7 @@ from recsys.errors import ReleaseError, SchemaError
 
 __all__ = ["Aligner", "Member", "Modality", "Shape", "load_aligner", "torch_threads"]
 
+WORDS = ("text", "reviews")  # modalities of words, both read by the text encoder
 CHUNK = 4096  # rows embedded at once: bounds memory, not the result
 
 
@@ -117,6 +118,29 @@ class Aligner:
                 sides = self.ensemble.project(name, self._components(name, vectors[rows], None))
                 embedded[rows] = F.normalize(sides @ self.ensemble.compression, dim=1).numpy()
         return embedded
+
+    def embed_words(self, vectors: NDArray[np.float32], threads: int | None = None) -> NDArray[np.float32]:
+        """Embed texts that may say what a description says or what a review says, such as a shopper's query.
+
+        Each is read both ways, where the aligner knows both and they have one encoder (vectors of one width), and the
+        two readings are fused. Reviewers use other words than shops, and speak of what no description mentions.
+
+        Args:
+            vectors: float32 [n, width of the text modality].
+            threads: as in :meth:`embed`.
+
+        Returns:
+            float32 [n, dim], unit norm.
+
+        Raises:
+            SchemaError: the aligner knows no words, or a wrong width.
+        """
+        width = self.shape.modalities.get("text", self.shape.modalities.get("reviews"))
+        names = [name for name in WORDS if self.shape.modalities.get(name) == width is not None]
+        if not names:
+            raise SchemaError(f"expected an aligner that knows words, came one of {list(self.shape.modalities)}")
+        there = np.ones(len(vectors), bool)
+        return self.embed({name: Modality(vectors, there) for name in names}, threads)
 
     def _check(self, name: str, vectors: NDArray[np.float32]) -> None:
         width = self.shape.modalities.get(name)
