@@ -276,13 +276,21 @@ def test_the_text_network_gives_what_transformers_gives() -> None:
 
     tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
     model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
-    plain = []
+    plain, words = [], []
     with torch.no_grad():
         for sentence in SENTENCES:
-            plain.append(model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0].mean(0).numpy())
+            output = model(**tokenizer(sentence, return_tensors="pt"), output_hidden_states=True)
+            plain.append(output.last_hidden_state[0].mean(0).numpy())
+            words.append(output.hidden_states[0][0].mean(0).numpy())
     for precision, least in (("float32", 0.99999), ("bfloat16", 0.999)):
-        ours = encode_texts(SENTENCES, TextEncoderConfig(precision=precision), None, progress=False)
-        assert cosine(ours.vectors, np.stack(plain)).min() > least
+        ours = encode_texts(SENTENCES, TextEncoderConfig(precision=precision), None, progress=False).vectors
+        assert ours.shape[1] == 768
+        assert cosine(ours[:, :384], np.stack(plain)).min() > least
+        assert cosine(ours[:, 384:], np.stack(words)).min() > least
+        lengths = np.linalg.norm(ours[:, :384], axis=1), np.linalg.norm(ours[:, 384:], axis=1)
+        np.testing.assert_allclose(lengths[1] / lengths[0], 1.25, rtol=1e-3)
+        alone = encode_texts(SENTENCES, TextEncoderConfig("minilm-l6", precision=precision), None, progress=False)
+        assert cosine(alone.vectors, np.stack(plain)).min() > least
 
 
 def test_like_sentences_are_near(texts: TextEncoder) -> None:
@@ -675,6 +683,8 @@ def test_models_that_cannot_be_had_say_why(saved: Path, tmp_path: Path) -> None:
             load_image_encoder(ImageEncoderConfig(name))
     with pytest.raises(ConfigError, match="'layers' after the colon, came 'layer'"):
         load_image_encoder(ImageEncoderConfig("efficientnet-lite0:layer"))
+    with pytest.raises(ConfigError, match="'layers' after the colon, came 'words'"):
+        load_text_encoder(TextEncoderConfig("minilm-l6:words"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(EncoderError, match=r"model\.safetensors"):
