@@ -87,9 +87,7 @@ def main() -> None:
         "rows": rows,
     }
     for line in result["comparison"]:
-        print(
-            f"{line['direction']}: recall@1 {line['mean_b']:.3f}, {line['best']} {line['mean_a']:.3f}: {line['verdict']}"
-        )
+        print(f"{line['direction']}: {line['mean_b']:.3f}, {line['best']} {line['mean_a']:.3f}: {line['verdict']}")
     if arguments.json:
         arguments.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 

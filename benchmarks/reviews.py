@@ -2,9 +2,9 @@
 
     python -m benchmarks.reviews [--items N] [--json FILE] [--threads N]
 
-Each trait ("squeaks", "waterproof", …) is asked for in a shopper's words. Only products of the kinds that can have it are
-ranked, so that knowing a boot from a mug does not help: the average precision says how far those that have it come up,
-beside the share that have it, which is what an order without knowledge gives.
+Each trait ("squeaks", "waterproof", …) is asked for in a shopper's words. Only products of the kinds that can have it
+are ranked, so that knowing a boot from a mug does not help: the average precision says how far those that have it come
+up, beside the share that have it, which is what an order without knowledge gives.
 """
 
 import argparse
@@ -66,7 +66,7 @@ def main() -> None:
 
 
 def found(shop: Shop, night: NightConfig, pooling: ReviewConfig | None) -> dict[str, float]:
-    """trait → average precision of its products, and the mean over the traits; "by chance" is the share that have it."""
+    """trait → average precision of its products, and the mean over traits; "by chance" is the share that have it."""
     night = replace(night, reviews=pooling or night.reviews)
     encoded = encode_shop(shop.items, shop.reviews, shop.config.end, night, progress=False)
     modalities = {name: each for name, each in encoded.modalities.items() if pooling or name != "reviews"}

@@ -76,7 +76,7 @@ def test_one_space_is_joined_as_it_is():
     assert recall_at_1(text, image) > 0.9  # the two cones lie apart, and are brought together
     stray = make_modalities((48, 48))
     assert recall_at_1(*unseen(stray, align(stray, method="similarity"))) < 0.1  # no training, so no alignment
-    with pytest.raises(ConfigError, match="different widths: {'image': 48, 'text': 24}"):
+    with pytest.raises(ConfigError, match=r"different widths: \{'image': 48, 'text': 24\}"):
         align(make_modalities(), method="similarity")
 
 
@@ -220,7 +220,7 @@ def test_neighbours_are_modalities_of_their_own():
 
 
 def test_the_graph_says_what_an_item_itself_does_not():
-    """Items of one kind are bought together; a kind's items have noisy vectors, and their neighbours' mean is clearer."""
+    """Items of one kind are bought together; each has noisy vectors, and the mean of its neighbours' is clearer."""
     rng = np.random.default_rng(0)
     kind = rng.integers(0, 5, N)
     everybody = np.ones(N, bool)

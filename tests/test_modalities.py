@@ -6,9 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.config import load_config
+from pipelines.config import Paths, load_config
+from pipelines.encode import align_shop, encode_shop
 from pipelines.modalities import read_modalities
+from pipelines.night_config import NightConfig
+from recsys.alignment.train import AlignmentConfig
+from recsys.alignment.users import UserTowerConfig
+from recsys.data.synthetic import ShopConfig, make_shop
 from recsys.errors import ConfigError
+from recsys.histories import read_interactions
 
 ITEMS = ["a", "b", "c"]
 
@@ -51,7 +57,7 @@ def test_what_is_no_modality_is_said_to_be_none(
 
 
 def test_a_file_that_is_not_there_and_a_name_that_is_taken(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match="audio = '/nowhere/at/all'.*columns item_id and vector"):
+    with pytest.raises(ConfigError, match=r"audio = '/nowhere/at/all'.*columns item_id and vector"):
         read_modalities({"audio": "/nowhere/at/all"}, ITEMS)
     path = write(tmp_path, ["a"], [[1.0]])
     for name in ("image", "a.b"):
@@ -68,3 +74,29 @@ def test_the_configuration_names_any(tmp_path: Path) -> None:
     path.write_text("[modalities]\naudio = 3\n")
     with pytest.raises(ConfigError, match="modalities: audio: expected str, came 3"):
         load_config(path)
+
+
+def test_the_night_carries_them_into_the_item_space(tmp_path: Path) -> None:
+    """With the graph as fusion, so that what neighbours sound like comes along; pictures are left out to save time."""
+    shop = make_shop(tmp_path, ShopConfig(n_items=60, n_users=80, picture_size=32))
+    mute = shop.items.filter(pl.col("title").is_null())["item_id"].to_list()
+    assert mute
+    heard = shop.items["item_id"].to_list()
+    path = write(tmp_path, heard, np.random.default_rng(0).normal(size=(len(heard), 6)).tolist())
+    night = NightConfig(
+        paths=Paths(images=str(tmp_path / "none"), cache=str(tmp_path / "cache")),
+        modalities={"audio": path},
+        alignment=AlignmentConfig(dim=16, members=1, hidden=16, epochs=2, fusion="graph"),
+        users=UserTowerConfig(epochs=1),
+        threads=1,
+    )
+    encoded = encode_shop(shop.items, shop.reviews, shop.config.end, night, progress=False)
+    assert encoded.counts["items with audio"] == len(heard)
+    interactions = read_interactions(shop.events, heard)
+    aligner, vectors = align_shop(encoded, interactions, shop.config.end, night, progress=False)
+    assert {"audio", "neighbours' audio"} <= set(aligner.shape.modalities)
+    rows = [heard.index(item_id) for item_id in mute]
+    np.testing.assert_allclose(np.linalg.norm(vectors.fused[rows], axis=1), 1, atol=1e-3)
+    again, same = align_shop(encoded, interactions, shop.config.end, night, progress=False)
+    np.testing.assert_array_equal(same.fused, vectors.fused)
+    assert again.history == aligner.history
