@@ -99,7 +99,8 @@ def prepare(arguments: argparse.Namespace) -> tuple[Material, Any, str]:
     text_encoder = load_text_encoder(TextEncoderConfig(arguments.text_model))
     there = [path if path.exists() else None for path in products.pictures]
     images = encode_images(there, image_encoder, arguments.cache, threads=arguments.threads)
-    texts = encode_texts(products.words, text_encoder, arguments.cache, threads=arguments.threads)
+    words = [said if seen else None for said, seen in zip(products.words, images.present)]  # the others are left out
+    texts = encode_texts(words, text_encoder, arguments.cache, threads=arguments.threads)
     both = np.flatnonzero(images.present & texts.present)
     if len(both) < 30:
         raise SystemExit(f"expected at least 30 products with picture and words, came {len(both)}")
