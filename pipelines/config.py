@@ -96,12 +96,14 @@ def _refuse_unknown(key: str, known: list[str], where: str) -> None:
 
 
 def _merged(field: "dataclasses.Field[Any]", hint: Any, values: Any, where: str) -> dict[str, Any]:
-    """A table of like values: it changes those of the default that it names, and can name no others."""
+    """A table of like values: it changes those of the default that it names; only an empty default lets it name any."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected a table, came {values!r}")
     merged = typing.cast(Callable[[], dict[str, Any]], field.default_factory)()
+    open_to_names = not merged
     for key, value in values.items():
-        _refuse_unknown(key, list(merged), where)
+        if not open_to_names:
+            _refuse_unknown(key, list(merged), where)
         merged[key] = _checked(typing.get_args(hint)[1], value, f"{where}: {key}")
     return merged
 

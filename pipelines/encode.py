@@ -9,13 +9,16 @@ import numpy as np
 import polars as pl
 
 from pipelines.catalogue import SPACE_DIM, bought_together
+from pipelines.modalities import read_modalities
 from pipelines.night_config import NightConfig
 from pipelines.recipe import ItemVectors
+from recsys.alignment.concepts import Concepts, imagenet_names
+from recsys.alignment.graph import with_neighbours
 from recsys.alignment.modality import Modality
 from recsys.alignment.model import Aligner
 from recsys.alignment.reviews import pool_reviews
 from recsys.alignment.train import train_alignment
-from recsys.encoders import Encoded, encode_images, encode_texts
+from recsys.encoders import Encoded, encode_images, encode_texts, load_image_encoder
 from recsys.encoders.text import item_text
 from recsys.histories import Interactions, days_since_epoch
 
@@ -25,7 +28,7 @@ class EncodedShop:
     """Frozen encoders' vectors: everything that depends on content alone.
 
     Attributes:
-        modalities: "image", "text" and "reviews", by row; one that no item has is left out.
+        modalities: "image", "text", "reviews" and those given as vectors, by row; one that no item has is left out.
         counts: label → number, for the report.
     """
 
@@ -67,10 +70,12 @@ def encode_shop(
         "image": Modality(images.vectors, images.present),
         "text": Modality(texts.vectors, texts.present),
         "reviews": pooled,
+        **read_modalities(config.modalities, items["item_id"].to_list()),
     }
     return EncodedShop(
         modalities={name: modality for name, modality in modalities.items() if modality.present.any()},
-        counts=_counts(images, texts, said),
+        counts=_counts(images, texts, said)
+        | {f"items with {name}": int(modalities[name].present.sum()) for name in config.modalities},
     )
 
 
@@ -82,15 +87,20 @@ def align_shop(
     The ranker's examples all lie after ``cutoff``: so likeness means the same to it in training and in serving.
     """
     past = events.select(events.time_days < days_since_epoch(cutoff))
+    pairs = bought_together(past)
+    modalities = encoded.modalities
+    if config.alignment.fusion == "graph":
+        modalities = with_neighbours(modalities, pairs)
     aligner = train_alignment(
-        encoded.modalities,
-        bought_together(past),
+        modalities,
+        pairs,
         config.alignment,
         seed=config.seed,
         threads=config.threads,
         progress=progress,
+        concepts=_concepts(config) if config.alignment.method == "conse" else None,
     )
-    fused = aligner.embed(encoded.modalities, threads=config.threads)
+    fused = aligner.embed(modalities, threads=config.threads)
     n_items = len(fused)
     return aligner, ItemVectors(
         fused=fused,
@@ -98,6 +108,16 @@ def align_shop(
         text=_space(encoded.modalities.get("text"), n_items),
         cutoff=cutoff,
     )
+
+
+def _concepts(config: NightConfig) -> dict[str, Concepts]:
+    """What the image encoder's classifier names, where it knows the thousand classes of ImageNet."""
+    classifier = load_image_encoder(config.image_encoder).classifier
+    names = imagenet_names()
+    if classifier is None or len(classifier[1]) != len(names):
+        return {}
+    read = encode_texts(names, config.text_encoder, Path(config.paths.cache), progress=False, threads=config.threads)
+    return {"image": Concepts(*classifier, names=read.vectors)}
 
 
 def _reviews_by_row(items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime) -> pl.DataFrame:

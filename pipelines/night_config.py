@@ -45,6 +45,7 @@ class NightConfig:
 
     Attributes:
         pinned: "table.key" of numbers that tuning leaves alone; load_config() adds every one that the file sets.
+        modalities: further ones, given as vectors: name → Parquet file, see pipelines/modalities.py.
         threads: of torch, Faiss and LightGBM alike; one setting for all training code.
         seed: of everything that is drawn.
     """
@@ -53,6 +54,7 @@ class NightConfig:
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     reviews: ReviewConfig = field(default_factory=ReviewConfig)
+    modalities: dict[str, str] = field(default_factory=dict)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     users: UserTowerConfig = field(default_factory=UserTowerConfig)
     split: SplitConfig = SplitConfig()
@@ -93,6 +95,6 @@ class NightConfig:
 
     def for_manifest(self) -> dict[str, Any]:
         """Everything but the paths: where a release was made does not change what it is."""
-        whole = asdict(self)
+        whole = asdict(self) | {"modalities": list(self.modalities)}
         del whole["paths"]
         return whole
