@@ -1,7 +1,7 @@
 """The first half of the night: a shop's pictures, words and behaviour become vectors by row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -91,10 +91,13 @@ def align_shop(
     modalities = encoded.modalities
     if config.alignment.fusion == "graph":
         modalities = with_neighbours(modalities, pairs)
+    alignment = config.alignment
+    if len(modalities) == 1:  # an ensemble disagrees about what goes with what; alone, there is nothing to align with
+        alignment = replace(alignment, members=1)
     aligner = train_alignment(
         modalities,
         pairs,
-        config.alignment,
+        alignment,
         seed=config.seed,
         threads=config.threads,
         progress=progress,
