@@ -160,7 +160,7 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
     )
     _, vectors = align_shop(encoded, learning.interactions, ASKED_AT, config)
     taught = Workshop(learning, vectors, config.recipe, lambda steps, label: steps)
-    taught.tune((ASKED_AT, WINDOW_END), config.pinned)
+    taught.tune([(ASKED_AT, WINDOW_END)], config.pinned)
     ranker = taught.ranked_release([(ASKED_AT, WINDOW_END)], WINDOW_END).ranker
     return replace(
         Workshop(asking, vectors, taught.config, lambda steps, label: steps).release_at(ASKED_AT), ranker=ranker

@@ -97,7 +97,7 @@ def fit_night(shop: "Shop", encoded: "EncodedShop", split: Split, config: "Night
     config, encoded = leave_out(without, config, encoded)
     _, vectors = align_shop(encoded, shop.interactions, split.cuts[0], config)
     workshop = Workshop(shop, vectors, config.recipe, lambda steps, label: steps)
-    workshop.tune(split.windows[-1], config.pinned)
+    workshop.tune(split.windows, config.pinned)
     return workshop.ranked_release(split.windows, split.end)
 
 

@@ -108,7 +108,7 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     recipe = start_from_last_night(engine, config, end)
     workshop = Workshop(shop, vectors, recipe, stages.bar, shown=stages.progress)
     with stages.stage("tune on the newest label window") as notes:
-        workshop.tune(judged.windows[-1], config.pinned)
+        workshop.tune(judged.windows, config.pinned)
         notes.append(f"{len(workshop.trials)} numbers changed")
     with stages.stage("fit up to the test window"):
         twin = workshop.ranked_release(judged.windows, judged.test_start)

@@ -67,23 +67,25 @@ class Workshop:
             ranker = train_ranker(examples, config.ranker, seed=config.seed, threads=config.threads)
         return replace(self.release_at(as_of), ranker=ranker)
 
-    def tune(self, cut: tuple[datetime, datetime], pinned: Collection[str] = ()) -> None:
-        """Choose the free numbers of ``config`` on the label window ``cut``; see pipelines/tuning.py.
+    def tune(self, cuts: Sequence[tuple[datetime, datetime]], pinned: Collection[str] = ()) -> None:
+        """Choose the free numbers of ``config`` on the last of the label windows ``cuts``; see pipelines/tuning.py.
 
         To be called before anything is made: what was made with other numbers would stay. The ranker's own numbers are
         chosen when there are examples, in the time that is left.
 
         Args:
-            cut: [start, end); nothing in it or after it may be what somebody is judged by.
+            cuts: [start, end) of each, oldest first; nothing in them may be what somebody is judged by.
             pinned: "table.key" of numbers that stay as they are.
         """
-        start, _ = cut
         config = self.config
+        if not config.tuning.enabled:
+            return
+        for start, _ in cuts:  # oldest first: each goes on from the one before
+            self.taste_at(start)
         release = self.release_at(start)
-        inner = inner_split(
-            self._questions(*cut, at_most=config.tuning.max_requests), release.rows, config.retrieval.history_limit
-        )
-        if not config.tuning.enabled or not inner.wanted:
+        questions = self._questions(*cuts[-1], at_most=config.tuning.max_requests)
+        inner = inner_split(questions, release.rows, config.retrieval.history_limit)
+        if not inner.wanted:
             return
         tuner = self._tuner = Tuner(inner, config.tuning.seconds, pinned)
         now = days_since_epoch(start)
