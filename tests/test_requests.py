@@ -72,6 +72,19 @@ def test_only_the_newest_events_stay_and_equal_times_keep_their_order():
     assert [event.item_id for event in request.history] == ["old2", "old3", "old4"]
 
 
+def test_many_histories_keep_the_order_of_equal_times():
+    """As serving reads them; which item is the newest decides features."""
+    rng = np.random.default_rng(0)
+    shoppers = [f"u{n}" for n in rng.integers(0, 40, 3_000)]
+    past = [(shopper, "s", "purchase", f"{n:04}", -9 + n // 400) for n, shopper in enumerate(shoppers)]
+    now = [(shopper, "s", "purchase", "hat", 1) for shopper in set(shoppers)]
+    requests = build_requests(events_of(*past, *now), START, END).requests
+    assert len(requests) == 40
+    for request in requests:
+        history = [event.item_id for event in request.history]
+        assert history == sorted(history)
+
+
 def test_the_window_takes_its_start_and_leaves_its_end():
     events = events_of(("ann", "s", "purchase", "first", 0), ("bob", "s", "purchase", "after", 24))
     assert build_requests(events, START, END).relevant == [["first"]]

@@ -81,24 +81,26 @@ def build_requests(
     _check(events, start, end, target_types)
     known = (
         events.lazy()
+        .with_row_index("place")  # what keeps equal times in order: a join need not
         .filter(pl.col("timestamp") < end)
         .with_columns(
             shopper=pl.coalesce(pl.lit("user ") + pl.col("user_id"), pl.lit("session ") + pl.col("session_id"))
         )
         .filter(pl.col("shopper").is_not_null())
-        .select("shopper", "user_id", "session_id", "event_type", "item_id", "timestamp")
+        .select("shopper", "user_id", "session_id", "event_type", "item_id", "timestamp", "place")
     )
     window = known.filter(pl.col("timestamp") >= start).collect()
     targets = (
         window.filter(pl.col("event_type").is_in(list(target_types)) & pl.col("item_id").is_not_null())
-        .sort("shopper", "timestamp", maintain_order=True)
+        .sort("shopper", "timestamp", "place")
         .group_by("shopper", maintain_order=True)
         .agg(relevant=pl.col("item_id").unique(maintain_order=True))
     )
     if max_users is not None and max_users < len(targets):
         drawn = np.random.default_rng(seed).choice(len(targets), max_users, replace=False)
         targets = targets[np.sort(drawn)]
-    arrivals = window.sort("timestamp", maintain_order=True).group_by("shopper").first().drop("item_id", "event_type")
+    arrivals = window.sort("timestamp", "place").group_by("shopper", maintain_order=True).first()
+    arrivals = arrivals.select("shopper", "user_id", "session_id", "timestamp")
     asked = targets.join(arrivals, on="shopper").sort("timestamp", "shopper")
     histories = _collect_histories(known, asked["shopper"], start, history_limit)
     requests = [
@@ -127,7 +129,7 @@ def _collect_histories(
         known.filter((pl.col("timestamp") < start) & pl.col("item_id").is_not_null())
         .filter(pl.col("event_type").is_in(list(HISTORY_EVENT_TYPES)))
         .join(pl.LazyFrame({"shopper": shoppers}), on="shopper", how="semi")
-        .sort("shopper", "timestamp", maintain_order=True)
+        .sort("shopper", "timestamp", "place")
         .group_by("shopper", maintain_order=True)
         .tail(history_limit)
         .collect()
