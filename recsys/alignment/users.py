@@ -30,16 +30,17 @@ class UserTowerConfig:
     temperature: float = 0.07  # τ to start from; learned
     lr: float = 3e-3  # at its height; warmed up over the first steps, then down a cosine
     weight_decay: float = 0.01
-    epochs: int = 6  # at most; 0 leaves a recency-weighted mean of content
-    refresh_epochs: int = 2  # the same where training goes on from an earlier moment's tower
+    epochs: int = 5  # at most; 0 leaves a recency-weighted mean of content
+    epoch_examples: int = 100_000  # of an epoch, drawn anew for each where there are more
+    refresh_epochs: int = 1  # the same where training goes on from an earlier moment's tower
     batch_size: int = 512
     patience: int = 2  # epochs without a better held-out quality before training stops
     held_out: float = 0.05  # share of the shoppers whom early stopping watches; of their examples at most 2,000
     full_softmax_items: int = 2048  # past this catalogue size it is over a sample: as good, a fraction of the time
-    sampled_items: int = 2048  # how many, drawn anew for each batch
+    sampled_items: int = 1024  # how many, drawn anew for each batch
 
     def __post_init__(self) -> None:
-        for name in ("dim", "interests", "hidden", "batch_size", "patience", "sampled_items"):
+        for name in ("dim", "interests", "hidden", "batch_size", "epoch_examples", "patience", "sampled_items"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"user_tower.{name}: expected at least 1, came {getattr(self, name)}")
         for name in ("dropout", "item_dropout", "held_out"):
@@ -309,13 +310,14 @@ def _fit(
     )
     batch = min(config.batch_size, len(learn))
     epochs = config.refresh_epochs if again else config.epochs
-    steps, step = epochs * max(1, len(learn) // batch), 0
+    per_epoch = max(1, min(len(learn), config.epoch_examples) // batch)
+    lengths = (histories.rows >= 0).sum(dim=1)
+    steps, step = epochs * per_epoch, 0
     best, best_epoch, best_state = _quality(tower, items, histories, targets, watch), -1, _state(tower, items)
     bar = tqdm(range(epochs), desc="user tower", unit="epoch", disable=not progress)
     for epoch in bar:
-        shuffled, total = learn[torch.randperm(len(learn))], 0.0
-        for first in range(0, len(learn) - batch + 1, batch):
-            examples = shuffled[first : first + batch]
+        total = 0.0
+        for examples in _batches(learn, lengths, batch, config.epoch_examples):
             rate = config.lr * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
             loss = _loss(tower, items, histories.cut(examples), targets[examples], popularity, config)
             for optimizer in optimizers:
@@ -330,13 +332,26 @@ def _fit(
             total += loss.item()
             step += 1
         quality = _quality(tower, items, histories, targets, watch)
-        bar.set_postfix(loss=f"{total / max(1, len(learn) // batch):.3f}", held_out_mrr=f"{quality:.4f}")
+        bar.set_postfix(loss=f"{total / per_epoch:.3f}", held_out_mrr=f"{quality:.4f}")
         if quality > best or not len(watch):
             best, best_epoch, best_state = quality, epoch, _state(tower, items)
         elif epoch - best_epoch >= config.patience:
             break
     for module, state in zip((tower, items), best_state):
         module.load_state_dict(state)
+
+
+def _batches(learn: Tensor, lengths: Tensor, batch: int, most: int) -> list[Tensor]:
+    """An epoch's batches, in random order: at most ``most`` examples, drawn anew, those of like length together.
+
+    A batch is as wide as its longest history; mixed, nearly all of it would be padding.
+    """
+    drawn = learn[torch.randperm(len(learn))][:most]
+    whole = drawn[: max(1, len(drawn) // batch) * batch]
+    pools = torch.split(whole, 16 * batch)
+    alike = torch.cat([pool[torch.argsort(lengths[pool], stable=True)] for pool in pools])
+    batches = [part for part in torch.split(alike, batch) if len(part) == min(batch, len(alike))]
+    return [batches[number] for number in torch.randperm(len(batches)).tolist()]
 
 
 def _state(*modules: nn.Module) -> list[dict[str, Tensor]]:
