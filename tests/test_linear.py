@@ -25,7 +25,7 @@ def ease(gram, penalty):
 
 
 def fit(content=(), n_items=4, max_items=10, k=10):
-    return linear_table(SHOPPERS, ROWS, content, n_items=n_items, penalty=2.0, max_items=max_items, k=k)
+    return linear_table(SHOPPERS, ROWS, content, n_items=n_items, penalty=2.0, max_items=max_items, block_items=0, k=k)
 
 
 def test_without_content_it_is_ease_over_what_two_shoppers_took():
@@ -65,7 +65,26 @@ def test_the_most_bought_are_kept_and_a_weight_of_zero_leaves_content_out():
     assert (fit([(vectors, 1.0)], max_items=2).neighbours[[2, 3]] == -1).all()
     assert np.array_equal(fit([(vectors, 0.0)]).neighbours, fit().neighbours)
     nothing = np.zeros(0, np.int32)
-    empty = linear_table(nothing, nothing, [], n_items=4, penalty=1.0, max_items=4, k=3)
+    empty = linear_table(nothing, nothing, [], n_items=4, penalty=1.0, max_items=4, block_items=0, k=3)
     assert (empty.neighbours == -1).all()
-    only_content = linear_table(nothing, nothing, [(vectors, 1.0)], n_items=4, penalty=1.0, max_items=4, k=3)
+    only_content = linear_table(
+        nothing, nothing, [(vectors, 1.0)], n_items=4, penalty=1.0, max_items=4, block_items=0, k=3
+    )
     assert len(only_content) == 4
+
+
+def test_past_the_first_inverse_the_rest_is_solved_in_blocks_of_what_is_alike():
+    """Two kinds of items, each bought by shoppers of its own; the blocks that content makes are those kinds."""
+    rng = np.random.default_rng(0)
+    kind = np.repeat([0, 1], 6)
+    vectors = (np.eye(2)[kind] + 0.1 * rng.normal(size=(12, 2))).astype(np.float32)
+    shoppers = np.repeat(np.arange(80), 3).astype(np.int32)
+    rows = np.concatenate([rng.choice(6, 3, replace=False) + 6 * (user % 2) for user in range(80)]).astype(np.int32)
+    arguments = {"n_items": 12, "penalty": 2.0, "k": 11}
+    whole = linear_table(shoppers, rows, [(vectors, 0.1)], max_items=12, block_items=0, **arguments)
+    parts = linear_table(shoppers, rows, [(vectors, 0.1)], max_items=0, block_items=6, **arguments)
+    inside = kind[:, None] == kind
+    assert (dense(parts, 12)[~inside] == 0).all()
+    # What a block does not see hardly matters where nobody buys across.
+    assert np.corrcoef(dense(whole, 12)[inside], dense(parts, 12)[inside])[0, 1] > 0.9
+    assert (dense(parts, 12)[inside] > 0).sum() > 30

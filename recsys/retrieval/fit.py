@@ -35,7 +35,8 @@ class TablesConfig:
         log_scale: of the counts inside the logarithm, see log_transition_weights.
         shrinkage: of the co-purchase cosine.
         heavy_shopper_power: a shopper with L items counts L^-power for each pair.
-        linear_items: most bought items that the linear model covers; see linear_table() for what they cost.
+        linear_items: most bought items that the linear model solves together; see linear_table() for what they cost.
+        linear_block_items: size of the blocks that the others are solved in; 0 leaves them out.
         linear_penalty: its λ, in shoppers.
         linear_content: weight of the item embeddings in it, in shoppers.
         linear_attributes: the same of the declared attributes.
@@ -48,7 +49,8 @@ class TablesConfig:
     log_scale: float = 1.0
     shrinkage: float = 1.0
     heavy_shopper_power: float = 0.25
-    linear_items: int = 5_000
+    linear_items: int = 4_000
+    linear_block_items: int = 1_500
     linear_penalty: float = 50.0
     linear_content: float = 3.0
     linear_attributes: float = 6.0
@@ -202,6 +204,7 @@ def linear_of(events: Interactions, content: IndexedContent, config: TablesConfi
         n_items=len(content.item_ids),
         penalty=config.linear_penalty,
         max_items=config.linear_items,
+        block_items=config.linear_block_items,
         k=config.neighbours,
     )
 

@@ -10,7 +10,7 @@ import numpy as np
 from scipy import linalg, sparse
 
 from recsys.histories import Float32, Int32
-from recsys.retrieval.items import ItemTable, empty_table
+from recsys.retrieval.items import ItemTable
 
 BLOCK = 1_024  # rows of a product computed at once
 
@@ -23,6 +23,7 @@ def linear_table(
     n_items: int,
     penalty: float,
     max_items: int,
+    block_items: int,
     k: int,
 ) -> ItemTable:
     """EASE with content: B = I − P·diag(1/diag P), P = (XᵀX + Σ α·F·Fᵀ + λI)⁻¹, zero diagonal.
@@ -31,16 +32,18 @@ def linear_table(
     score high in it: an item with few buyers borrows the company of those that resemble it, and one that nobody ever
     bought has links through them alone.
 
-    The inverse is dense, n² memory and n³ time, so only the ``max_items`` items with the most shoppers are in it. The
-    rest have no neighbours here and rely on the other tables; what that costs grows with the share of the events that
-    they have.
+    The inverse is dense, n² memory and n³ time, so one of ``max_items`` holds the items with the most shoppers. The
+    rest is cut into blocks of at most ``block_items`` that resemble one another, each with an inverse of its own: time
+    grows with the number of items, not with its cube. What that costs: a link between two blocks is not found here, but
+    by the tables that count.
 
     Args:
         shoppers, rows: int32 [m], who took what; repeats count once.
         content: (F, α) pairs: F [n, d], unit norm or zero rows, dense ones are centred; α in shoppers, 0 leaves it out.
         n_items: n.
         penalty: λ, in shoppers.
-        max_items: size of the inverse: 6,000 need about 150 MiB and 5 s on one core.
+        max_items: size of the first inverse: 6,000 need about 150 MiB and 5 s on one core.
+        block_items: of the others; 0 leaves the rest without links.
         k: neighbours kept of each item, the largest positive weights.
     Returns:
         Row j holds B[j, ·]: what having j says about every other item.
@@ -55,21 +58,39 @@ def linear_table(
     for vectors, _ in used:
         teaches |= np.asarray(abs(vectors).sum(axis=1)).ravel() > 0
     ranked = np.argsort(-buyers, kind="stable")
-    chosen = np.sort(ranked[teaches[ranked]][:max_items])
-    if len(chosen) < 2:
-        return empty_table(n_items)
-    small = np.full(n_items, -1)
-    small[chosen] = np.arange(len(chosen))
-    kept = small[what] >= 0
-    _, users = np.unique(who[kept], return_inverse=True)
-    shape = (int(users.max(initial=-1)) + 1, len(chosen))
-    taken = sparse.csr_matrix((np.ones(kept.sum(), np.float32), (users, small[what[kept]])), shape=shape)
-    gram = (taken.T @ taken).toarray()
-    for vectors, weight in used:
-        _add_likeness(gram, vectors[chosen], weight)
-    gram[np.diag_indices_from(gram)] += penalty
-    weights = _zero_diagonal_weights(gram)
-    return _heaviest(weights, chosen, n_items, k)
+    ranked = ranked[teaches[ranked]]
+    blocks = [np.sort(ranked[:max_items])]
+    if block_items:
+        dense = next((vectors for vectors, _ in used if isinstance(vectors, np.ndarray)), None)
+        blocks += _alike(np.sort(ranked[max_items:]), dense, block_items)
+    shape = (int(who.max(initial=-1)) + 1, n_items)
+    taken = sparse.csr_matrix((np.ones(len(what), np.float32), (who, what)), shape=shape).tocsc()
+    neighbours = np.full((n_items, k), -1, np.int32)
+    values = np.zeros((n_items, k), np.float32)
+    width = 1
+    for chosen in blocks:
+        if len(chosen) < 2:
+            continue
+        mine = taken[:, chosen]
+        gram = (mine.T @ mine).toarray()
+        for vectors, weight in used:
+            _add_likeness(gram, vectors[chosen], weight)
+        gram[np.diag_indices_from(gram)] += penalty
+        width = max(width, _keep_heaviest(_zero_diagonal_weights(gram), chosen, neighbours, values))
+    return ItemTable(neighbours[:, :width], values[:, :width])
+
+
+def _alike(rows: np.ndarray, vectors: Float32 | None, most: int) -> list[np.ndarray]:
+    """``rows`` in parts of at most ``most``, halved again and again along the axis in which they differ most."""
+    if len(rows) <= most:
+        return [rows] if len(rows) else []
+    half = len(rows) // 2
+    if vectors is None:
+        return _alike(rows[:half], None, most) + _alike(rows[half:], None, most)
+    centred = vectors[rows] - vectors[rows].mean(axis=0)
+    _, axes = np.linalg.eigh(centred.T @ centred)
+    order = np.argsort(centred @ axes[:, -1], kind="stable")
+    return [part for side in (order[:half], order[half:]) for part in _alike(np.sort(rows[side]), vectors, most)]
 
 
 def _add_likeness(gram: Float32, vectors: Float32 | sparse.csr_matrix, weight: float) -> None:
@@ -97,17 +118,15 @@ def _zero_diagonal_weights(gram: Float32) -> Float32:
     return weights
 
 
-def _heaviest(weights: Float32, chosen: np.ndarray, n_items: int, k: int) -> ItemTable:
-    """The ``k`` largest positive weights of each row, by rows of the catalogue instead of the small matrix."""
-    k = min(k, len(chosen) - 1)
-    neighbours = np.full((n_items, k), -1, np.int32)
-    values = np.zeros((n_items, k), np.float32)
+def _keep_heaviest(weights: Float32, chosen: np.ndarray, neighbours: Int32, values: Float32) -> int:
+    """Write the largest positive weights of each row, by rows of the catalogue; returns how many columns are in use."""
+    k = min(neighbours.shape[1], len(chosen) - 1)
     for start in range(0, len(chosen), BLOCK):
         block = weights[start : start + BLOCK]
         best = np.argpartition(-block, k - 1, axis=1)[:, :k]
         best = np.take_along_axis(best, np.argsort(-np.take_along_axis(block, best, 1), axis=1, kind="stable"), 1)
         found = np.take_along_axis(block, best, axis=1)
         mine = chosen[start : start + BLOCK]
-        neighbours[mine] = np.where(found > 0, chosen[best], -1)
-        values[mine] = np.maximum(found, 0)
-    return ItemTable(neighbours, values)
+        neighbours[mine, :k] = np.where(found > 0, chosen[best], -1)
+        values[mine, :k] = np.maximum(found, 0)
+    return int(k)
