@@ -79,7 +79,8 @@ def test_names_are_distinct_and_every_source_has_its_own():
 def test_features_of_the_candidates(by_hand):
     assert same(by_hand["transitions_score"], [4, 3, 2, 1, 2, 1])
     assert same(by_hand["new_rank"], [4, 3, 2, 1, 2, 1])
-    assert same(by_hand["content_share"], [1, 0.75, 0.5, 0.25, 1, 0.5])  # of the request's best
+    # Of the best that is new to the shopper: row 2 alone, and both for nobody.
+    assert same(by_hand["content_share"], [2, 1.5, 1, 0.5, 1, 0.5])
     assert same(by_hand["fused_score"], range(6))
     assert same(by_hand["n_candidates"], [4, 4, 4, 4, 2, 2])
     assert same(by_hand[ITEM_FEATURES[0]], [0, 1, 2, 3, 0, 4])

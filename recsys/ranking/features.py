@@ -115,7 +115,10 @@ def compute_features(candidates: Candidates, histories: Histories, tables: Featu
         mine, past = slice(bounds[request], bounds[request + 1]), slice(start, stop)
         rows, past_rows = candidates.rows[mine], histories.rows[past]
         block, now_days = out[mine], histories.requested_at_days[request]
-        _source_features(block[:, _SOURCES], candidates.scores[mine], candidates.ranks[mine], candidates.fused[mine])
+        fresh = ~np.isin(rows, past_rows)
+        _source_features(
+            block[:, _SOURCES], candidates.scores[mine], candidates.ranks[mine], candidates.fused[mine], fresh
+        )
         block[:, _ITEMS] = tables.items[rows]
         block[:, _AGE] = now_days - tables.created_at_days[rows]
         block[:, _COUNTS] = 0
@@ -143,12 +146,15 @@ _AGE = FEATURES.index("item_age_days")
 _COUNTS = [FEATURES.index(name) for name in (*_SHOPPER_FEATURES[:3], "times_in_history", "times_purchased")]
 
 
-def _source_features(out: Float32, scores: Float32, ranks: Float32, fused: Float32) -> None:
+def _source_features(out: Float32, scores: Float32, ranks: Float32, fused: Float32, fresh: Bool) -> None:
+    """What the sources say; shares are of the best score among the ``fresh``: what the shopper's past does not hold."""
     n_sources, n_tables = len(SOURCES), len(TABLES)
     out[:, 0 : 2 * n_sources : 2] = scores
     out[:, 1 : 2 * n_sources : 2] = ranks
     of_tables = scores[:, :n_tables]
-    out[:, 2 * n_sources : 2 * n_sources + n_tables] = of_tables / np.fmax.reduce(of_tables, axis=0, initial=-np.inf)
+    best = np.fmax.reduce(of_tables[fresh] if fresh.any() else of_tables, axis=0, initial=0)
+    best[best <= 0] = np.nan
+    out[:, 2 * n_sources : 2 * n_sources + n_tables] = of_tables / best
     out[:, -2] = fused
     out[:, -1] = len(out)
 

@@ -101,7 +101,9 @@ class Candidates:
         offsets: int64 [q+1].
         rows: int32 [c].
         scores: float32 [c, len(SOURCES)], each source's own scale; NaN where the source says nothing of the item.
-        ranks: float32 [c, len(SOURCES)], 1 for the source's best among these candidates; NaN where it says nothing.
+        ranks: float32 [c, len(SOURCES)], 1 for the source's best among these candidates, of which those that are in
+            the shopper's past do not count: they resemble it most of all, and would stand before everything new. NaN
+            where a source says nothing.
         fused: float32 [c], reciprocal rank fusion over the sources: the order when there is no ranker.
     """
 
@@ -137,7 +139,7 @@ def retrieve(retrieval: Retrieval, histories: Histories, available: npt.NDArray[
     vectors = retrieval.tower.user_vectors(
         retrieval.taste, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )
-    nearest = _nearest_rows(retrieval.taste_index, vectors, retrieval.config.depth)
+    nearest = _nearest_rows(retrieval.taste_index, vectors, histories, retrieval.config.depth)
     parts = [
         _ask_sources(retrieval, histories.rows[start:stop], steps[start:stop], vectors[request], nearest[request], few)
         for request, (start, stop) in enumerate(histories.spans())
@@ -188,15 +190,22 @@ def _ask_sources(
     scores[n_tables] = np.nan if retrieval.taste_index is None else _best_likeness(retrieval.taste[rows], vectors)
 
     unknown = np.isnan(scores)
-    ranks = np.empty_like(scores)
-    order = np.argsort(np.where(unknown, np.inf, -scores), axis=1, kind="stable")
-    np.put_along_axis(ranks, order, np.arange(1, len(rows) + 1, dtype=np.float32)[None, :], axis=1)
+    ranks = _ranks_among_new(np.where(unknown, np.inf, -scores), np.isin(rows, past))
     ranks[unknown] = np.nan
     fused = fuse(ranks, config.fusion_weight)
     if len(rows) > config.most and not narrow:
         best = np.sort(np.argsort(-fused, kind="stable")[: config.most])
         rows, scores, ranks, fused = rows[best], scores[:, best], ranks[:, best], fused[best]
     return rows, scores.T, ranks.T, fused
+
+
+def _ranks_among_new(costs: Float32, known: npt.NDArray[np.bool_]) -> Float32:
+    """1 + how many that are not ``known`` [c] cost less, in each row of ``costs`` [s, c]; of equals the first."""
+    order = np.argsort(costs, axis=1, kind="stable")
+    counts = ~known[order]
+    ranks = np.empty_like(costs)
+    np.put_along_axis(ranks, order, (counts.cumsum(axis=1) - counts + 1).astype(np.float32), axis=1)
+    return ranks
 
 
 def fuse(ranks: Float32, weights: Mapping[str, float]) -> Float32:
@@ -274,16 +283,25 @@ def _best_linked(rows: Int32, scores: Float32, depth: int) -> list[Int32]:
     return [rows[values > 0] for values in scores]
 
 
-def _nearest_rows(index: ItemIndex | None, vectors: Float32, depth: int) -> list[Int32]:
-    """What the index brings each request: every interest has its share of ``depth``; a zero vector brings nothing."""
+def _nearest_rows(index: ItemIndex | None, vectors: Float32, histories: Histories, depth: int) -> list[Int32]:
+    """What the index brings each request: every interest has its share of ``depth``; a zero vector brings nothing.
+
+    Twice as many are asked for, since a shopper's own items lie nearest and are candidates already.
+    """
     requests, interests, dim = vectors.shape
     flat = vectors.reshape(-1, dim)
     asking = np.flatnonzero(flat.any(axis=1))
     if index is None or len(asking) == 0:
         return [np.zeros(0, np.int32)] * requests
-    rows, _ = index.search(flat[asking], max(1, depth // interests))
+    share = max(1, depth // interests)
+    rows, _ = index.search(flat[asking], 2 * share)
     bounds = (asking // interests).searchsorted(np.arange(requests + 1)).tolist()
-    return [(found := rows[start:stop])[found >= 0] for start, stop in pairwise(bounds)]
+    brought = []
+    for (start, stop), (first, last) in zip(pairwise(bounds), histories.spans()):
+        found = rows[start:stop]
+        fresh = (found >= 0) & ~np.isin(found, histories.rows[first:last])
+        brought.append(found[fresh & (fresh.cumsum(axis=1) <= share)])
+    return brought
 
 
 def _best_likeness(items: Float32, vectors: Float32) -> Float32:
