@@ -12,6 +12,7 @@ from pipelines.catalogue import SPACE_DIM, bought_together
 from pipelines.modalities import read_modalities
 from pipelines.night_config import NightConfig
 from pipelines.recipe import ItemVectors
+from recsys.alignment.behaviour import behaviour_modality
 from recsys.alignment.concepts import Concepts, imagenet_names
 from recsys.alignment.graph import with_neighbours
 from recsys.alignment.modality import Modality
@@ -30,10 +31,12 @@ class EncodedShop:
     Attributes:
         modalities: "image", "text", "reviews" and those given as vectors, by row; one that no item has is left out.
         counts: label → number, for the report.
+        n_items: rows.
     """
 
     modalities: Mapping[str, Modality]
     counts: Mapping[str, int]
+    n_items: int
 
 
 def encode_shop(
@@ -74,6 +77,7 @@ def encode_shop(
     }
     return EncodedShop(
         modalities={name: modality for name, modality in modalities.items() if modality.present.any()},
+        n_items=len(items),
         counts=_counts(images, texts, said)
         | {f"items with {name}": int(modalities[name].present.sum()) for name in config.modalities},
     )
@@ -89,6 +93,8 @@ def align_shop(
     past = events.select(events.time_days < days_since_epoch(cutoff))
     pairs = bought_together(past)
     modalities = encoded.modalities
+    if _with_content(modalities) < 2:
+        modalities = {"behaviour": behaviour_modality(past, encoded.n_items, SPACE_DIM)}
     if config.alignment.fusion == "graph":
         modalities = with_neighbours(modalities, pairs)
     alignment = config.alignment
@@ -121,6 +127,11 @@ def _concepts(config: NightConfig) -> dict[str, Concepts]:
         return {}
     read = encode_texts(names, config.text_encoder, Path(config.paths.cache), progress=False, threads=config.threads)
     return {"image": Concepts(*classifier, names=read.vectors)}
+
+
+def _with_content(modalities: Mapping[str, Modality]) -> int:
+    """How many items have any modality."""
+    return int(np.any([modality.present for modality in modalities.values()], axis=0).sum()) if modalities else 0
 
 
 def _reviews_by_row(items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime) -> pl.DataFrame:

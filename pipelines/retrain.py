@@ -21,7 +21,6 @@ from importlib.metadata import version as installed_version
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import polars as pl
 from sqlalchemy import Engine
 
@@ -102,7 +101,6 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
         )
     with stages.stage("encode pictures and words"):
         encoded = encode_shop(items, reviews, end, config, stages.progress)
-        refuse_bare_catalogue(encoded, len(items))
     with stages.stage("align"):
         aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
     recipe = start_from_last_night(engine, config, end)
@@ -193,22 +191,6 @@ def _read_shop(items: pl.DataFrame, reviews: pl.DataFrame, events: pl.DataFrame)
     if len(interactions) == 0:
         raise SchemaError(f"expected events of known items, came {len(events)} events and none of a known item")
     return Shop(catalogue, interactions, events)
-
-
-def refuse_bare_catalogue(encoded: EncodedShop, n_items: int) -> None:
-    """Items are compared by their content before anybody bought them; nothing can be compared with one, or none.
-
-    Raises:
-        SchemaError: fewer than two items have any.
-    """
-    known = np.zeros(n_items, bool)
-    for modality in encoded.modalities.values():
-        known |= modality.present
-    if known.sum() < 2:
-        raise SchemaError(
-            "expected at least 2 items with a picture that can be read, a text (title, description, category, brand "
-            f"or attributes) or a review, came {known.sum()} of {n_items} items"
-        )
 
 
 def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judgement:

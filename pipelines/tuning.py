@@ -49,7 +49,7 @@ class TuningConfig:
     Attributes:
         enabled: False keeps every number as it is configured.
         max_requests: of the label window, drawn evenly.
-        seconds: spent on trials, after which no further one begins; what was not reached stays. Meant as a bound, not
+        seconds: of processor time spent on trials, after which no further one begins; what was not reached stays. Meant as a bound, not
             as a pace: reaching it is noted in the manifest, and then two nights on the same input may differ.
     """
 
@@ -181,9 +181,9 @@ class Tuner:
         return self.ran_out
 
     def _timed(self, judge: Callable[[Any], Float64], value: Any) -> Float64:
-        started = time.monotonic()
+        started = time.process_time()
         scores = judge(value)
-        self._seconds_left -= time.monotonic() - started
+        self._seconds_left -= time.process_time() - started
         return scores
 
 

@@ -15,11 +15,10 @@ import pytest
 
 from pipelines.cli import main
 from pipelines.config import Paths, load_config
-from pipelines.encode import EncodedShop
 from pipelines.night_config import NightConfig
-from pipelines.retrain import read_events, refuse_bare_catalogue, retrain
+from pipelines.retrain import read_events, retrain
 from pipelines.stages import Stages
-from recsys.alignment.modality import Modality
+from recsys.alignment.behaviour import behaviour_modality
 from recsys.artifacts import load_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log
@@ -266,15 +265,19 @@ def test_the_smallest_shop_gets_a_release_that_answers(tmp_path: Path) -> None:
     assert {item.item_id for item in about_nothing.items} == {item.item_id for item in home.items} == {"hat", "cap"}
 
 
-def test_items_of_which_only_ids_are_known_are_refused() -> None:
-    def shop(*present: list[bool]) -> EncodedShop:
-        modalities = [Modality(np.ones((3, 2), np.float32), np.array(each)) for each in present]
-        return EncodedShop(dict(zip(("image", "text"), modalities)), {})
-
-    for encoded, came in ((shop(), 0), (shop([True, False, False], [True, False, False]), 1)):
-        with pytest.raises(SchemaError, match=rf"at least 2 items with a picture .*, came {came} of 3 items"):
-            refuse_bare_catalogue(encoded, 3)
-    refuse_bare_catalogue(shop([True, False, False], [False, False, True]), 3)
+def test_items_of_which_only_ids_are_known_have_the_space_of_their_shoppers() -> None:
+    """Two groups of shoppers with items of their own; item 4 was taken once, item 5 never."""
+    shoppers = np.repeat(np.arange(6, dtype=np.int32), 2)
+    rows = np.array([0, 1, 0, 1, 0, 1, 2, 3, 2, 3, 2, 4], np.int32)
+    past = purchases(shoppers, rows, np.zeros(12))
+    known = behaviour_modality(past, n_items=6, dim=4)
+    assert known.present.tolist() == [True, True, True, True, False, False]
+    unit = known.vectors[:4] / np.linalg.norm(known.vectors[:4], axis=1, keepdims=True)
+    likeness = unit @ unit.T
+    assert likeness[0, 1] > 0.99 > 0.5 > abs(likeness[0, 2])
+    assert likeness[2, 3] > 0.9
+    with pytest.raises(SchemaError, match=r"at least 2 items with a picture .* two shoppers took, came 0 of 6 items"):
+        behaviour_modality(past.select(np.arange(12) < 2), n_items=6, dim=4)
 
 
 def test_a_shop_without_events_is_refused(tmp_path: Path) -> None:
