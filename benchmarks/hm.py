@@ -19,13 +19,10 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=Path("../shared/data/hm"))
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--json", type=Path)
-    parser.add_argument("--no-stages", action="store_true", help="leave out the nights that lack a part (not next_day)")
+    parser.add_argument("--stages", action="store_true", help="also nights that lack a part, each a night of its own")
     args = parser.parse_args()
-    if args.task == "next_day":
-        next_day(args.data, args.seed, args.json)
-    else:
-        task = {"basket": basket, "cold": cold}[args.task]
-        task(args.data, args.seed, args.json, not args.no_stages)
+    task = {"basket": basket, "cold": cold, "next_day": next_day}[args.task]
+    task(args.data, args.seed, args.json, args.stages)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.hm_sets import MEASURES, STAGES, K, Sets, Split, best_rows, ours, read_core, split_of
+from benchmarks.hm_sets import MEASURES, K, Sets, Split, best_rows, ours, read_core, split_of
 from benchmarks.protocol import Truth, measure, measure_all, score, show
+from benchmarks.stages import STAGES
 from benchmarks.workspace import open_workspace
 from recsys.histories import Int32
 

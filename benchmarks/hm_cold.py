@@ -5,8 +5,9 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from benchmarks.hm_sets import MEASURES, STAGES, Sets, Split, best_rows, encode, ours, read_core, split_of
+from benchmarks.hm_sets import MEASURES, Sets, Split, best_rows, encode, ours, read_core, split_of
 from benchmarks.protocol import Truth, measure, measure_all, score, show
+from benchmarks.stages import STAGES
 from benchmarks.workspace import Workspace, open_workspace
 from recsys.histories import Int32
 

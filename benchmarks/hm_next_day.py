@@ -13,7 +13,9 @@ from scipy import sparse
 
 from benchmarks import peers
 from benchmarks.protocol import Truth, measure, measure_all, score, show
+from benchmarks.stages import STAGES
 from benchmarks.workspace import Workspace, open_workspace, ours
+from recsys.evaluation.metrics import history_segments
 from recsys.evaluation.requests import build_requests
 from recsys.histories import Int32
 
@@ -26,14 +28,15 @@ MEASURES = {
 }
 
 
-def next_day(data: Path, seed: int, json: Path | None) -> None:
+def next_day(data: Path, seed: int, json: Path | None, stages: bool) -> None:
     """Q2b: the customers of the last day."""
     shop = open_workspace("hm", data)
     test_day = last_day(shop)
     questions = build_requests(shop.events, test_day, test_day + timedelta(days=1))
     offsets, rows = questions.relevance(shop.item_ids)
     known = questions.history_lengths > 0
-    truth = Truth(offsets, rows, {"with a history": known, "newcomers": ~known})
+    segments = {"with a history": known, "newcomers": ~known}
+    truth = Truth(offsets, rows, segments, (history_segments(questions.history_lengths),))
     print(f"{len(questions):,} customers of {test_day:%d %B %Y}, {known.sum():,} of them with a history")
     methods = (
         "popular last day",
@@ -47,16 +50,17 @@ def next_day(data: Path, seed: int, json: Path | None) -> None:
         "bm25",
     )
     answers = [measure(_label(method), peer_next_day, method, data) for method in methods]
-    answers += measure_all(ours_next_day, data, seed)
+    for without in ("", *(STAGES if stages else ())):
+        answers += measure_all(ours_next_day, data, seed, without)
     show("H&M", "next day", score(answers, truth, MEASURES, "map@12"), json)
 
 
-def ours_next_day(data: Path, seed: int) -> dict[str, Int32]:
+def ours_next_day(data: Path, seed: int, without: str) -> dict[str, Int32]:
     """The shipped night up to the test day, asked through recommend()."""
     shop = open_workspace("hm", data)
     test_day = last_day(shop)
     requests = build_requests(shop.events, test_day, test_day + timedelta(days=1), limit=K).requests
-    return ours(shop, test_day, requests, K, seed)
+    return ours(shop, test_day, requests, K, seed, without)
 
 
 def peer_next_day(method: str, data: Path) -> Int32:

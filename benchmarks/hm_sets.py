@@ -15,6 +15,7 @@ import polars as pl
 from scipy import sparse
 
 from benchmarks.protocol import OURS
+from benchmarks.stages import leave_out
 from benchmarks.workspace import Workspace
 from recsys.histories import Int32, Int64
 from recsys.request import Interaction, Request
@@ -22,9 +23,7 @@ from recsys.schema import EVENTS
 
 if TYPE_CHECKING:  # they bring torch, which no peer should pay for
     from pipelines.encode import EncodedShop
-    from recsys.alignment.users import UserTowerConfig
     from recsys.artifacts import Release
-    from recsys.retrieval.users import UserTower
 
 K = 12
 MEASURES = {"ndcg@10": ("ndcg_at_k", 10), "recall@10": ("recall_at_k", 10), "map@12": ("average_precision_at_k", 12)}
@@ -32,9 +31,6 @@ TAKEN_AT = datetime(2020, 9, 16, tzinfo=UTC)
 ASKED_AT = TAKEN_AT + timedelta(days=1)
 WINDOW_END = ASKED_AT + timedelta(days=1)
 CORE = 5
-
-# What a stage row leaves out of the night.
-STAGES = ("without image", "without text", "without behaviour", "without tower")
 
 
 @dataclass(frozen=True)
@@ -151,28 +147,23 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
     from pipelines.catalogue import build_catalogue
     from pipelines.config import load_config
     from pipelines.encode import align_shop
-    from pipelines.recipe import Shop, Workshop
+    from pipelines.recipe import Shop
+    from pipelines.workshop import Workshop
     from recsys.histories import read_interactions
 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
-    if without == "without behaviour":
-        config = replace(config, alignment=replace(config.alignment, behaviour_weight=0.0))
+    config, encoded = leave_out(without, config, encode(shop, sets, seed))
     catalogue = build_catalogue(_items(shop, sets), shop.reviews)
     learning, asking = (
         Shop(catalogue, read_interactions(events, catalogue.item_ids), events)
         for events in (_events(sets, split, hide_inner=True), _events(sets, split, hide_inner=False))
     )
-    encoded = encode(shop, sets, seed)
-    if without in ("without image", "without text"):
-        kept = {name: each for name, each in encoded.modalities.items() if name != without.removeprefix("without ")}
-        encoded = replace(encoded, modalities=kept)
     _, vectors = align_shop(encoded, learning.interactions, ASKED_AT, config)
-    if without == "without tower":
-        vectors = replace(vectors, tower=_untrained(vectors.fused.shape[1], config.users, seed))
     taught = Workshop(learning, vectors, config.recipe, lambda steps, label: steps)
+    taught.tune([(ASKED_AT, WINDOW_END)], config.pinned)
     ranker = taught.ranked_release([(ASKED_AT, WINDOW_END)], WINDOW_END).ranker
     return replace(
-        Workshop(asking, vectors, config.recipe, lambda steps, label: steps).release_at(ASKED_AT), ranker=ranker
+        Workshop(asking, vectors, taught.config, lambda steps, label: steps).release_at(ASKED_AT), ranker=ranker
     )
 
 
@@ -187,25 +178,6 @@ def encode(shop: Workspace, sets: Sets, seed: int) -> "EncodedShop":
 
 def _items(shop: Workspace, sets: Sets) -> pl.DataFrame:
     return shop.items.join(pl.DataFrame({"item_id": sets.item_ids}), on="item_id", how="semi").sort("item_id")
-
-
-def _untrained(dim: int, config: "UserTowerConfig", seed: int) -> "UserTower":
-    """A tower that saw no example: a recency-weighted mean of the history."""
-    from recsys.alignment.users import train_user_tower
-
-    nothing = np.zeros(0, np.int32)
-    return train_user_tower(
-        np.zeros((1, dim), np.float32),
-        np.zeros(1, np.int64),
-        nothing,
-        nothing.astype(np.int8),
-        nothing.astype(np.float32),
-        nothing,
-        config,
-        seed=seed,
-        threads=1,
-        progress=False,
-    )
 
 
 def _events(sets: Sets, split: Split, hide_inner: bool) -> pl.DataFrame:

@@ -2,6 +2,8 @@
 
 import json
 import multiprocessing
+import shlex
+import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -17,6 +19,7 @@ from recsys.evaluation.compare import compare
 from recsys.histories import Int32, Int64
 
 OURS = "ours"
+DEPTHS = (10, 20, 50, 100, 200)  # places at which the recall of long lists is told
 
 
 @dataclass(frozen=True)
@@ -38,11 +41,25 @@ class Answers:
 
 @dataclass(frozen=True)
 class Truth:
-    """What the test users then took: ragged rows; ``segments`` are masks of users, for figures of their own."""
+    """What the test users then took.
+
+    Attributes:
+        offsets, rows: ragged, int64 [q + 1] and int32.
+        segments: masks of users, for columns of their own.
+        breakdowns: what a plot is drawn over, such as "events in the history"; segments of users.
+    """
 
     offsets: Int64
     rows: Int32
     segments: Mapping[str, np.ndarray] = field(default_factory=dict)
+    breakdowns: Sequence[metrics.Segments] = ()
+
+
+def popularity_segments(buyers: Int64) -> metrics.Segments:
+    """Users by how many had bought the item that they took next."""
+    labels = ("none", "1–4", "5–9", "10–19", "20–49", "50 and more")
+    codes = np.digitize(buyers, [1, 5, 10, 20, 50]).astype(np.int8)
+    return metrics.Segments("earlier buyers of the item", labels, codes)
 
 
 def measure(method: str, answer: Callable[..., Int32], *arguments: Any) -> Answers:
@@ -101,13 +118,22 @@ def score(
         row |= {"seconds": round(each.seconds, 1), "peak_mib": round(each.peak_mib)}
         row["ci_vs_best_peer"] = [round(difference.low, 5), round(difference.high, 5)]
         row["best_peer"] = each.method == best
+        row["by"] = {
+            segments.name: metrics.mean_by_segment(mine[main].astype(np.float32), segments)
+            for segments in truth.breakdowns
+        }
+        row["recall_by_candidates"] = {
+            depth: round(float(metrics.recall_at_k(each.rows, truth.offsets, truth.rows, depth).mean()), 5)
+            for depth in DEPTHS
+            if depth <= each.rows.shape[1]
+        }
         rows.append(row)
     return rows
 
 
 def show(dataset: str, protocol: str, rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
     """Print the table, and write it as JSON where a path is given."""
-    columns = [column for column in rows[0] if column != "best_peer"]
+    columns = [column for column in rows[0] if column not in ("best_peer", "by", "recall_by_candidates")]
     cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     print(f"\n{dataset}, {protocol}")
@@ -119,7 +145,9 @@ def show(dataset: str, protocol: str, rows: Sequence[Mapping[str, Any]], path: P
         )
     if path is not None:
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_text(json.dumps({"dataset": dataset, "protocol": protocol, "rows": list(rows)}, indent=2))
+        command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
+        whole = {"dataset": dataset, "protocol": protocol, "command": command, "rows": list(rows)}
+        path.write_text(json.dumps(whole, indent=2))
         print(f"written to {path}")
 
 

@@ -20,8 +20,10 @@ import polars as pl
 from scipy import sparse
 
 from benchmarks import peers
-from benchmarks.protocol import Truth, measure, measure_all, score, show
-from benchmarks.workspace import answers_of
+from benchmarks.protocol import Truth, measure, measure_all, popularity_segments, score, show
+from benchmarks.stages import STAGES
+from benchmarks.workspace import answers_of, fit_night
+from recsys.evaluation.metrics import history_segments
 from recsys.histories import PURCHASE, Int32, Interactions
 from recsys.request import Interaction, Request
 from recsys.retrieval.items import log_transition_weights, transition_counts
@@ -86,12 +88,15 @@ def shuffle_ends(lines: list[list[str]]) -> list[list[str]]:
     return [[*line[:-3], *(line[-3:][i] for i in rng.permutation(len(line[-3:])))] for line in lines]
 
 
-def ours(files: Files) -> dict[str, Int32]:
-    """The shipped night, fitted on train and asked through recommend(): rows int32 [q, k], with and without ranker."""
+def ours(files: Files, without: str = "") -> dict[str, Int32]:
+    """The shipped night, fitted on train and asked through recommend(): rows int32 [q, k].
+
+    ``without`` is one of STAGES, or "" for all of it, which also gives the row without ranker.
+    """
     from pipelines.catalogue import build_catalogue
     from pipelines.config import Paths, load_config
-    from pipelines.encode import align_shop, encode_shop
-    from pipelines.recipe import Shop, Workshop
+    from pipelines.encode import encode_shop
+    from pipelines.recipe import Shop
     from recsys.data.split import temporal_split
     from recsys.histories import read_interactions
 
@@ -105,11 +110,8 @@ def ours(files: Files) -> dict[str, Int32]:
         events["timestamp"].min(), TEST_DAY - timedelta(days=1), replace(config.split, window_days=1.0), test_windows=0
     )
     encoded = encode_shop(items, pl.DataFrame(schema=REVIEWS), TEST_DAY, config)
-    _, vectors = align_shop(encoded, shop.interactions, split.cuts[0], config)
-    workshop = Workshop(shop, vectors, config.recipe, lambda steps, label: steps)
-    release = workshop.ranked_release(split.windows, split.end)
-    requests = [_request(data, user) for user in data.users.tolist()]
-    return answers_of(release, requests, K)
+    release = fit_night(shop, encoded, split, config, without)
+    return answers_of(release, [_request(data, user) for user in data.users.tolist()], K, without)
 
 
 def _items(files: Files, data: Sequences) -> pl.DataFrame:
@@ -210,20 +212,34 @@ def _best(scores: sparse.csr_matrix, everywhere: np.ndarray, data: Sequences) ->
     return out
 
 
-def run(files: Files, path: Path | None, only: tuple[str, ...]) -> None:
+def truth_of(data: Sequences) -> Truth:
+    lengths = np.array([len(data.train[user]) for user in data.users.tolist()])
+    buyers = np.bincount(np.concatenate(data.train), minlength=len(data.item_ids))[data.targets]
+    breakdowns = (history_segments(lengths), popularity_segments(buyers))
+    return Truth(np.arange(len(data.users) + 1), data.targets, breakdowns=breakdowns)
+
+
+def run(files: Files, path: Path | None, only: tuple[str, ...], stages: bool) -> None:
     data = read_sequences(files)
-    truth = Truth(np.arange(len(data.users) + 1), data.targets)
+    truth = truth_of(data)
     print(f"{len(data.train):,} users, {len(data.item_ids):,} items; {len(data.users):,} users are asked")
     answers = [measure(method, peer, method, files) for method in PEERS if not only or method in only]
-    answers += measure_all(ours, files)
+    for without in ("", *(_stages(files) if stages else ())):
+        answers += measure_all(ours, files, without)
     rows = score(answers, truth, MEASURES, "ndcg@10")
     show(files.sequences.stem, "leave last out, full ranking", rows, path)
     mixed = replace(files, shuffled=True)
     data = read_sequences(mixed)
     answers = [measure("PCTM", peer, "PCTM", mixed), *measure_all(ours, mixed)]
-    rows = score(answers, Truth(np.arange(len(data.users) + 1), data.targets), MEASURES, "ndcg@10")
+    rows = score(answers, truth_of(data), MEASURES, "ndcg@10")
     beside = path.with_suffix(".shuffled.json") if path else None
     show(files.sequences.stem, "the same, each user's last three items shuffled", rows, beside)
+
+
+def _stages(files: Files) -> list[str]:
+    """Those that are not all of it here: there are no pictures, and words only where titles are given."""
+    missing = {"without image"} | (set() if files.titles else {"without text", "without behaviour"})
+    return [stage for stage in STAGES if stage not in missing]
 
 
 def main() -> None:
@@ -233,8 +249,9 @@ def main() -> None:
     parser.add_argument("--titles", type=Path, help="CSV with p5_id and title")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peers", nargs="*", default=(), help="only these peers")
+    parser.add_argument("--stages", action="store_true", help="also nights that lack a part, each a night of its own")
     args = parser.parse_args()
-    run(Files(args.sequences, args.attributes, args.titles), args.json, tuple(args.peers))
+    run(Files(args.sequences, args.attributes, args.titles), args.json, tuple(args.peers), args.stages)
 
 
 if __name__ == "__main__":

@@ -59,11 +59,11 @@ def bare_calls(release: Release, request: Request) -> Callable[[], object]:
     histories, _, features = score_inputs(release, [request])
     retrieval = release.retrieval
     vectors = retrieval.tower.user_vectors(
-        retrieval.embeddings, histories.offsets, histories.rows, histories.event_types, histories.age_days
+        retrieval.taste, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )[0]
-    if retrieval.index is None or release.ranker is None:
+    if retrieval.taste_index is None or release.ranker is None:
         raise SystemExit("expected a release with an index and a ranker")
-    index, booster, trees = retrieval.index.index, release.ranker.booster, release.ranker.best_iteration
+    index, booster, trees = retrieval.taste_index.index, release.ranker.booster, release.ranker.best_iteration
     depth = max(1, retrieval.config.depth // len(vectors))
 
     def call() -> None:

@@ -5,10 +5,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import polars as pl
 
-from benchmarks.protocol import OURS
+from benchmarks.protocol import DEPTHS, OURS
+from benchmarks.stages import leave_out
 from pipelines.config import Paths, load_config
 from pipelines.judge import recommended_rows
 from recsys.artifacts import Release
@@ -16,9 +18,14 @@ from recsys.data.database import open_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.importers import import_shop
 from recsys.data.load import load_items, load_reviews
-from recsys.data.split import temporal_split
+from recsys.data.split import Split, temporal_split
 from recsys.histories import Int32, read_interactions
 from recsys.request import Request
+
+if TYPE_CHECKING:  # they bring torch, which no peer should pay for
+    from pipelines.encode import EncodedShop
+    from pipelines.night_config import NightConfig
+    from pipelines.recipe import Shop
 
 HOME = Path("var/bench")
 
@@ -59,12 +66,16 @@ def open_workspace(form: str, data: Path) -> Workspace:
     return Workspace(items, reviews, scan_events(paths.events).collect(), paths)
 
 
-def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, seed: int) -> dict[str, Int32]:
-    """The shipped night on the events before ``as_of``, then recommend(): rows int32 [q, k], with and without
-    ranker."""
+def ours(
+    shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, seed: int, without: str = ""
+) -> dict[str, Int32]:
+    """The shipped night on the events before ``as_of``, then recommend(): rows int32 [q, k].
+
+    ``without`` is one of STAGES, or "" for all of it, which also gives the row without ranker.
+    """
     from pipelines.catalogue import build_catalogue
-    from pipelines.encode import align_shop, encode_shop
-    from pipelines.recipe import Shop, Workshop
+    from pipelines.encode import encode_shop
+    from pipelines.recipe import Shop
 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
     past = shop.events.filter(pl.col("timestamp") < as_of)
@@ -75,15 +86,28 @@ def ours(shop: Workspace, as_of: datetime, requests: Sequence[Request], k: int, 
     catalogue = build_catalogue(shop.items, shop.reviews)
     known = Shop(catalogue, read_interactions(past, catalogue.item_ids), past)
     encoded = encode_shop(shop.items, shop.reviews, as_of, config)
-    _, vectors = align_shop(encoded, known.interactions, split.cuts[0], config)
-    workshop = Workshop(known, vectors, config.recipe, lambda steps, label: steps)
-    release = workshop.ranked_release(split.windows, split.end)
-    return answers_of(release, requests, k)
+    return answers_of(fit_night(known, encoded, split, config, without), requests, k, without)
 
 
-def answers_of(release: Release, requests: Sequence[Request], k: int) -> dict[str, Int32]:
-    """What ``release`` recommends, and what it would in the order of retrieval."""
+def fit_night(shop: "Shop", encoded: "EncodedShop", split: Split, config: "NightConfig", without: str = "") -> Release:
+    """Align, tune, fit and rank as the night does, on all of ``split``: nothing of it is kept for judging."""
+    from pipelines.encode import align_shop
+    from pipelines.workshop import Workshop
+
+    config, encoded = leave_out(without, config, encoded)
+    _, vectors = align_shop(encoded, shop.interactions, split.cuts[0], config)
+    workshop = Workshop(shop, vectors, config.recipe, lambda steps, label: steps)
+    workshop.tune(split.windows, config.pinned)
+    return workshop.ranked_release(split.windows, split.end)
+
+
+def answers_of(release: Release, requests: Sequence[Request], k: int, without: str = "") -> dict[str, Int32]:
+    """What ``release`` recommends; of a whole night, also what it would in the order of retrieval."""
+    if without:
+        return {f"{OURS}: {without}": recommended_rows(release, requests, k)}
     return {
         OURS: recommended_rows(release, requests, k),
-        f"{OURS}: retrieval only": recommended_rows(replace(release, ranker=None), requests, k),
+        f"{OURS}: retrieval only": recommended_rows(
+            replace(release, ranker=None), [replace(request, limit=DEPTHS[-1]) for request in requests], DEPTHS[-1]
+        ),
     }

@@ -57,7 +57,18 @@ def load_config(path: Path) -> "NightConfig":
     """
     from pipelines.night_config import NightConfig  # imports torch
 
-    return typing.cast("NightConfig", read_dataclass(NightConfig, _read_toml(path), str(path)))
+    values = _read_toml(path)
+    config = typing.cast("NightConfig", read_dataclass(NightConfig, values, str(path)))
+    by_hand = {f"{table}.{key}" for table, keys in values.items() if isinstance(keys, dict) for key in _leaves(keys)}
+    return dataclasses.replace(config, pinned=tuple(sorted(by_hand | set(config.pinned))))
+
+
+def _leaves(values: dict[str, Any]) -> list[str]:
+    """Dotted names of the values that a table sets."""
+    names: list[str] = []
+    for key, value in values.items():
+        names += [f"{key}.{leaf}" for leaf in _leaves(value)] if isinstance(value, dict) else [key]
+    return names
 
 
 def read_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
@@ -85,12 +96,14 @@ def _refuse_unknown(key: str, known: list[str], where: str) -> None:
 
 
 def _merged(field: "dataclasses.Field[Any]", hint: Any, values: Any, where: str) -> dict[str, Any]:
-    """A table of like values: it changes those of the default that it names, and can name no others."""
+    """A table of like values: it changes those of the default that it names; only an empty default lets it name any."""
     if not isinstance(values, dict):
         raise ConfigError(f"{where}: expected a table, came {values!r}")
     merged = typing.cast(Callable[[], dict[str, Any]], field.default_factory)()
+    open_to_names = not merged
     for key, value in values.items():
-        _refuse_unknown(key, list(merged), where)
+        if not open_to_names:
+            _refuse_unknown(key, list(merged), where)
         merged[key] = _checked(typing.get_args(hint)[1], value, f"{where}: {key}")
     return merged
 

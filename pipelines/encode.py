@@ -1,7 +1,7 @@
 """The first half of the night: a shop's pictures, words and behaviour become vectors by row."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from pathlib import Path
 
@@ -9,18 +9,18 @@ import numpy as np
 import polars as pl
 
 from pipelines.catalogue import SPACE_DIM, bought_together
+from pipelines.modalities import read_modalities
 from pipelines.night_config import NightConfig
 from pipelines.recipe import ItemVectors
+from recsys.alignment.concepts import Concepts, imagenet_names
+from recsys.alignment.graph import with_neighbours
 from recsys.alignment.modality import Modality
 from recsys.alignment.model import Aligner
 from recsys.alignment.reviews import pool_reviews
 from recsys.alignment.train import train_alignment
-from recsys.alignment.users import train_user_tower
-from recsys.encoders import Encoded, encode_images, encode_texts
+from recsys.encoders import Encoded, encode_images, encode_texts, load_image_encoder
 from recsys.encoders.text import item_text
-from recsys.histories import Histories, Int32, Interactions, days_since_epoch
-
-MAX_TOWER_EXAMPLES = 60_000
+from recsys.histories import Interactions, days_since_epoch
 
 
 @dataclass(frozen=True)
@@ -28,7 +28,7 @@ class EncodedShop:
     """Frozen encoders' vectors: everything that depends on content alone.
 
     Attributes:
-        modalities: "image", "text" and "reviews", by row; one that no item has is left out.
+        modalities: "image", "text", "reviews" and those given as vectors, by row; one that no item has is left out.
         counts: label → number, for the report.
     """
 
@@ -70,51 +70,57 @@ def encode_shop(
         "image": Modality(images.vectors, images.present),
         "text": Modality(texts.vectors, texts.present),
         "reviews": pooled,
+        **read_modalities(config.modalities, items["item_id"].to_list()),
     }
     return EncodedShop(
         modalities={name: modality for name, modality in modalities.items() if modality.present.any()},
-        counts=_counts(images, texts, said),
+        counts=_counts(images, texts, said)
+        | {f"items with {name}": int(modalities[name].present.sum()) for name in config.modalities},
     )
 
 
 def align_shop(
     encoded: EncodedShop, events: Interactions, cutoff: datetime, config: NightConfig, progress: bool = True
 ) -> tuple[Aligner, ItemVectors]:
-    """Train the aligner and the user tower on behaviour before ``cutoff`` and embed every item.
+    """Train the aligner on behaviour before ``cutoff`` and embed every item.
 
     The ranker's examples all lie after ``cutoff``: so likeness means the same to it in training and in serving.
     """
     past = events.select(events.time_days < days_since_epoch(cutoff))
+    pairs = bought_together(past)
+    modalities = encoded.modalities
+    if config.alignment.fusion == "graph":
+        modalities = with_neighbours(modalities, pairs)
+    alignment = config.alignment
+    if len(modalities) == 1:  # an ensemble disagrees about what goes with what; alone, there is nothing to align with
+        alignment = replace(alignment, members=1)
     aligner = train_alignment(
-        encoded.modalities,
-        bought_together(past),
-        config.alignment,
+        modalities,
+        pairs,
+        alignment,
         seed=config.seed,
         threads=config.threads,
         progress=progress,
+        concepts=_concepts(config) if config.alignment.method == "conse" else None,
     )
-    fused = aligner.embed(encoded.modalities, threads=config.threads)
-    questions, answers = next_item_examples(past, config.retrieval.history_limit, MAX_TOWER_EXAMPLES, config.seed)
-    tower = train_user_tower(
-        fused,
-        questions.offsets,
-        questions.rows,
-        questions.event_types,
-        questions.age_days,
-        answers,
-        config.users,
-        seed=config.seed,
-        threads=config.threads,
-        progress=progress,
-    )
+    fused = aligner.embed(modalities, threads=config.threads)
     n_items = len(fused)
     return aligner, ItemVectors(
         fused=fused,
         image=_space(encoded.modalities.get("image"), n_items),
         text=_space(encoded.modalities.get("text"), n_items),
-        tower=tower,
         cutoff=cutoff,
     )
+
+
+def _concepts(config: NightConfig) -> dict[str, Concepts]:
+    """What the image encoder's classifier names, where it knows the thousand classes of ImageNet."""
+    classifier = load_image_encoder(config.image_encoder).classifier
+    names = imagenet_names()
+    if classifier is None or len(classifier[1]) != len(names):
+        return {}
+    read = encode_texts(names, config.text_encoder, Path(config.paths.cache), progress=False, threads=config.threads)
+    return {"image": Concepts(*classifier, names=read.vectors)}
 
 
 def _reviews_by_row(items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
@@ -144,45 +150,6 @@ def _space(modality: Modality | None, n_items: int) -> np.ndarray:
     norms = np.linalg.norm(reduced, axis=1, keepdims=True)
     out[modality.present, : reduced.shape[1]] = reduced / np.maximum(norms, 1e-9)
     return out
-
-
-def next_item_examples(past: Interactions, history_limit: int, max_examples: int, seed: int) -> tuple[Histories, Int32]:
-    """Every event whose shopper had an earlier one, as a question: what came before → that item.
-
-    Things done at one time are one step: none of them is in another's history.
-
-    Args:
-        past: sorted by shopper and time.
-        history_limit: newest events of a history that are kept.
-        max_examples: drawn evenly where there are more.
-        seed: of that draw.
-    Returns:
-        The histories, and the row that followed each, int32 [q].
-    """
-    n = len(past)
-    order = np.arange(n)
-    new_shopper = np.concatenate([[True], past.shoppers[1:] != past.shoppers[:-1]])[:n]
-    new_time = new_shopper | np.concatenate([[True], past.time_days[1:] != past.time_days[:-1]])[:n]
-    first = np.maximum.accumulate(np.where(new_shopper, order, 0))
-    stop = np.maximum.accumulate(np.where(new_time, order, 0))
-    targets = np.flatnonzero(stop > first)
-    if len(targets) > max_examples:
-        targets = np.sort(np.random.default_rng(seed).choice(targets, max_examples, replace=False))
-    start = np.maximum(first[targets], stop[targets] - history_limit)
-    lengths = stop[targets] - start
-    offsets = np.concatenate([[0], np.cumsum(lengths)])
-    positions = np.arange(offsets[-1]) + np.repeat(start - offsets[:-1], lengths)
-    asked_at = past.time_days[targets]
-    return (
-        Histories(
-            offsets=offsets,
-            rows=past.rows[positions],
-            event_types=past.event_types[positions],
-            age_days=(np.repeat(asked_at, lengths) - past.time_days[positions]).astype(np.float32),
-            requested_at_days=asked_at,
-        ),
-        past.rows[targets],
-    )
 
 
 def _counts(images: Encoded, texts: Encoded, said: Encoded) -> dict[str, int]:

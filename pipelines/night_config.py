@@ -1,10 +1,12 @@
 """NightConfig: every free number of the night, with its default. Written into the manifest of what it made."""
 
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from pipelines.config import Paths
-from pipelines.recipe import ExamplesConfig, RecipeConfig
+from pipelines.examples import ExamplesConfig
+from pipelines.recipe import RecipeConfig
+from pipelines.tuning import TuningConfig
 from recsys.alignment.reviews import ReviewConfig
 from recsys.alignment.train import AlignmentConfig
 from recsys.alignment.users import UserTowerConfig
@@ -42,6 +44,8 @@ class NightConfig:
     """One table of the TOML file for each field; see the field's class for what its keys mean.
 
     Attributes:
+        pinned: "table.key" of numbers that tuning leaves alone; load_config() adds every one that the file sets.
+        modalities: further ones, given as vectors: name → Parquet file, see pipelines/modalities.py.
         threads: of torch, Faiss and LightGBM alike; one setting for all training code.
         seed: of everything that is drawn.
     """
@@ -50,6 +54,7 @@ class NightConfig:
     image_encoder: ImageEncoderConfig = field(default_factory=ImageEncoderConfig)
     text_encoder: TextEncoderConfig = field(default_factory=TextEncoderConfig)
     reviews: ReviewConfig = field(default_factory=ReviewConfig)
+    modalities: dict[str, str] = field(default_factory=dict)
     alignment: AlignmentConfig = field(default_factory=AlignmentConfig)
     users: UserTowerConfig = field(default_factory=UserTowerConfig)
     split: SplitConfig = SplitConfig()
@@ -58,7 +63,9 @@ class NightConfig:
     retrieval: RetrievalConfig = RetrievalConfig()
     examples: ExamplesConfig = ExamplesConfig()
     ranker: RankerConfig = RankerConfig()
+    tuning: TuningConfig = TuningConfig()
     evaluation: EvaluationConfig = EvaluationConfig()
+    pinned: tuple[str, ...] = ()
     threads: int = 2
     seed: int = 0
 
@@ -76,12 +83,18 @@ class NightConfig:
             retrieval=self.retrieval,
             examples=self.examples,
             ranker=self.ranker,
+            users=self.users,
+            tuning=self.tuning,
             threads=self.threads,
             seed=self.seed,
         )
 
+    def with_recipe(self, recipe: RecipeConfig) -> "NightConfig":
+        """The same night with the numbers that tuning may choose as they stand in ``recipe``."""
+        return replace(self, tables=recipe.tables, retrieval=recipe.retrieval, ranker=recipe.ranker)
+
     def for_manifest(self) -> dict[str, Any]:
         """Everything but the paths: where a release was made does not change what it is."""
-        whole = asdict(self)
+        whole = asdict(self) | {"modalities": list(self.modalities)}
         del whole["paths"]
         return whole

@@ -4,6 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import polars as pl
@@ -73,9 +74,25 @@ def write_night_report(
             if release.ranker
             else "There is no ranker: too few examples to learn from, or it did no better than the order of retrieval, "
             "which stands.",
+            *_tuned(release.manifest.tuning),
         ],
     )
     path.write_text(night_report(page))
+
+
+def _tuned(tuning: Mapping[str, Any]) -> list[str]:
+    """What the night chose for itself, a sentence each."""
+    if not tuning:
+        return ["Nothing was tuned: every number is as configured."]
+    of = f"on {tuning['requests']} requests of the newest label window"
+    notes = [
+        f"Tuned {of}: {trial['name']} from {trial['before']} to {trial['after']}, "
+        f"{trial['ndcg_before']:.4f} → {trial['ndcg_after']:.4f} of what it decides."
+        for trial in tuning["changed"]
+    ]
+    if tuning["ran_out_of_time"]:
+        notes.append("Tuning ran out of its time: what was not reached stayed as it was.")
+    return notes or [f"Tuned {of}: no number was surely better than the one that stood."]
 
 
 def recall_by_candidates(release: Release, questions: EvaluationSet) -> dict[str, list[tuple[int, float]]]:

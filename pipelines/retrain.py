@@ -1,6 +1,7 @@
 """The night: ``recsys retrain pipelines/nightly.toml``
 
-database → Parquet log → encode what is new → align → candidates as of earlier times → ranker → judge → release → live
+database → Parquet log → encode what is new → align → tastes and candidates as of earlier times → ranker → judge →
+release → live
 
 The release is judged by a twin: the same recipe fitted up to the last days, which then answers them. What is published
 is fitted to the end, and the manifest names both moments. Killed anywhere, the night leaves the live release as it was,
@@ -30,17 +31,19 @@ from pipelines.encode import EncodedShop, align_shop, encode_shop
 from pipelines.judge import RELEASE, Judgement, judge
 from pipelines.night_config import NightConfig
 from pipelines.night_report import write_night_report
-from pipelines.recipe import Shop, Workshop
+from pipelines.recipe import RecipeConfig, Shop
 from pipelines.stages import Stages
+from pipelines.tuning import start_from
+from pipelines.workshop import Workshop
 from recsys.alignment.model import Aligner
-from recsys.artifacts import Release, save_release
+from recsys.artifacts import Release, read_manifest, save_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.load import load_items, load_reviews
-from recsys.data.releases import publish_release, record_release
+from recsys.data.releases import list_releases, publish_release, record_release
 from recsys.data.runs import finish_run, start_run
 from recsys.data.split import Split, temporal_split
-from recsys.errors import ConfigError, RecsysError, SchemaError
+from recsys.errors import ConfigError, RecsysError, ReleaseError, SchemaError
 from recsys.evaluation.requests import build_requests
 from recsys.histories import days_since_epoch, moment_of, read_interactions
 
@@ -100,9 +103,13 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("encode pictures and words"):
         encoded = encode_shop(items, reviews, end, config, stages.progress)
         refuse_bare_catalogue(encoded, len(items))
-    with stages.stage("align, and learn the user tower"):
+    with stages.stage("align"):
         aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
-    workshop = Workshop(shop, vectors, config.recipe, stages.bar)
+    recipe = start_from_last_night(engine, config, end)
+    workshop = Workshop(shop, vectors, recipe, stages.bar, shown=stages.progress)
+    with stages.stage("tune on the newest label window") as notes:
+        workshop.tune(judged.windows, config.pinned)
+        notes.append(f"{len(workshop.trials)} numbers changed")
     with stages.stage("fit up to the test window"):
         twin = workshop.ranked_release(judged.windows, judged.test_start)
     with stages.stage("judge on the test window"):
@@ -110,12 +117,30 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("fit to the end"):
         release = workshop.ranked_release(published.windows, end)
     with stages.stage("save"):
-        saved = _save(release, aligner, judgement, config)
+        saved = _save(release, aligner, judgement, config, workshop)
         folder = Path(config.paths.releases) / saved.manifest.version
     data = _data_facts(shop, encoded) | ({"events dated in the future, left out": n_ahead} if n_ahead else {})
     write_night_report(saved, folder / "report.html", judgement, aligner, items, config, stages.done, data)
     _record(engine, saved, folder)
     return saved
+
+
+def start_from_last_night(engine: Engine, config: NightConfig, end: datetime) -> RecipeConfig:
+    """This night's recipe with the numbers that the newest release of earlier data chose for itself.
+
+    Of earlier data only: a night that is repeated starts from where it started before, and so ends where it ended.
+    """
+    recipe = config.recipe
+    before = [release for release in list_releases(engine) if release.data_cutoff < end]
+    if not before or not config.tuning.enabled:
+        return recipe
+    newest = max(before, key=lambda release: (release.data_cutoff, release.created_at))
+    try:
+        numbers = read_manifest(Path(newest.path)).tuning.get("numbers", {})
+    except ReleaseError:  # gone from the disk, or made by other code: the defaults are a start as well
+        return recipe
+    tables, retrieval, ranker = start_from(numbers, recipe.tables, recipe.retrieval, recipe.ranker, config.pinned)
+    return replace(recipe, tables=tables, retrieval=retrieval, ranker=ranker)
 
 
 def read_events(log_dir: Path | str, until: datetime | None, now: datetime) -> tuple[pl.DataFrame, int]:
@@ -201,11 +226,12 @@ def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judg
     return judge(twin, questions, past, config.evaluation.k, config.seed)
 
 
-def _save(release: Release, aligner: Aligner, judgement: Judgement, config: NightConfig) -> Release:
+def _save(release: Release, aligner: Aligner, judgement: Judgement, config: NightConfig, workshop: Workshop) -> Release:
     window = judgement.questions
     manifest = replace(
         release.manifest,
-        config=config.for_manifest(),
+        config=config.with_recipe(workshop.config).for_manifest(),
+        tuning=workshop.tuning_record(),
         metrics={"evaluated_from": window.start.isoformat(), "evaluated_to": window.end.isoformat()} | judgement.means,
         code_commit=_commit(),
         libraries={name: installed_version(name) for name in LIBRARIES},

@@ -3,10 +3,10 @@
     <releases>/<version>/
         manifest.json           what it is: cut-off, configuration, metrics, checksum of every file below
         items.parquet           item_id by row, title, codes, stock
-        embeddings/<space>.npy  fused float32, image and text float16, [n, d]
+        embeddings/<space>.npy  fused and taste float32, the others float16, [n, d]
         features/items.npy      ITEM_FEATURES of every item; attributes.npy beside it
         tables/<name>.*.npy     item→item neighbours and weights
-        index.faiss  tower.safetensors  ranker.txt  aligner/
+        index.faiss  taste.faiss  tower.safetensors  ranker.txt  aligner/
 
 Formats without code in them: nothing is unpickled. Arrays are memory-mapped, so workers share them.
 """
@@ -45,12 +45,14 @@ class Manifest:
     Attributes:
         version: "<cut-off>-<hash>"; the hash covers files, configuration and cut-off, so the same input gives the same.
         data_cutoff: UTC; every event it has seen is before this.
-        embedding_cutoff: UTC; the aligner and the user tower saw behaviour before this only.
+        embedding_cutoff: UTC; the aligner saw behaviour before this only.
         code_commit: git commit it was made by, "" outside a checkout.
-        config: every stage's configuration.
+        config: every stage's configuration, with the numbers that the night chose for itself.
+        tuning: what it chose: name → before, after and what each was worth on the inner split.
         metrics: of the same recipe fitted up to the test window; see "evaluated_from" in it.
         features, sources: names in order; a release of other names is refused.
-        index_kind, index_recall: see ItemIndex.
+        index_kind, index_recall: see ItemIndex; of the aligned space.
+        taste_index_kind, taste_index_recall: the same of the taste space.
         n_items, dim: of the embeddings.
         files: relative path → sha256.
         libraries: versions that made it.
@@ -65,10 +67,13 @@ class Manifest:
     metrics: Mapping[str, Any]
     index_kind: str
     index_recall: float
+    taste_index_kind: str
+    taste_index_recall: float
     n_items: int
     dim: int
     features: tuple[str, ...] = FEATURES
     sources: tuple[str, ...] = SOURCES
+    tuning: Mapping[str, Any] = field(default_factory=dict)
     files: Mapping[str, str] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
@@ -214,6 +219,10 @@ def _read_files(manifest: Manifest, folder: Path) -> Release:
         index=load_index(folder / "index.faiss", item_ids, manifest.index_kind, manifest.index_recall),
         embeddings=spaces["fused"],
         tower=load_user_tower(folder / "tower.safetensors"),
+        taste=_map(folder / "embeddings" / "taste.npy"),
+        taste_index=load_index(
+            folder / "taste.faiss", item_ids, manifest.taste_index_kind, manifest.taste_index_recall
+        ),
         tables={name: _load_table(folder / "tables", name) for name in TABLES},
         trending=np.load(folder / "features" / "trending.npy"),
         trending_rows=np.load(folder / "features" / "trending_rows.npy"),
@@ -292,9 +301,11 @@ def _write_files(release: Release, folder: Path) -> None:
     for name, table in retrieval.tables.items():
         np.save(folder / "tables" / f"{name}.neighbours.npy", table.neighbours)
         np.save(folder / "tables" / f"{name}.weights.npy", table.weights)
-    if retrieval.index is None:
-        raise ReleaseError("expected a release with an index, came one without: it cannot be saved")
+    if retrieval.index is None or retrieval.taste_index is None:
+        raise ReleaseError("expected a release with its indexes, came one without: it cannot be saved")
     retrieval.index.save(folder / "index.faiss")
+    np.save(folder / "embeddings" / "taste.npy", retrieval.taste)
+    retrieval.taste_index.save(folder / "taste.faiss")
     retrieval.tower.save(folder / "tower.safetensors")
     if release.ranker is not None:
         release.ranker.save(folder / "ranker.txt")

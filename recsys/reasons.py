@@ -18,7 +18,7 @@ _WORDS = {
     "linear": "Goes with “{title}”",
     "content": "Resembles “{title}”",
     "attributes": "Shares traits with “{title}”",
-    "embedding": "Fits the taste shown by “{title}”",
+    "taste": "Fits the taste shown by “{title}”",
     "trending": "Popular now",
     "new": "New in the shop",
 }

@@ -116,6 +116,6 @@ def _fallback(release: Release, shown: list[int], scores: Float32) -> str:
     """The rung that a slate came from: ``shown`` are its rows, ``scores`` what every source says of the ranked ones."""
     if np.isnan(scores[:, :N_PERSONAL]).all():
         return "trending" if release.retrieval.trending[shown].any() else "newest"
-    if release.retrieval.index is None:
+    if release.retrieval.taste_index is None:
         return "item_to_item"
     return "full" if release.ranker is not None else "without_ranker"

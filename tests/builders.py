@@ -12,7 +12,10 @@ import numpy as np
 import polars as pl
 
 from pipelines.catalogue import build_catalogue
-from pipelines.recipe import ExamplesConfig, ItemVectors, RecipeConfig, Shop, Workshop
+from pipelines.examples import ExamplesConfig
+from pipelines.recipe import ItemVectors, RecipeConfig, Shop
+from pipelines.workshop import Workshop
+from recsys.alignment.users import UserTowerConfig
 from recsys.artifacts import Release
 from recsys.histories import Histories, Interactions, read_interactions
 from recsys.ranking.train import RankerConfig
@@ -20,7 +23,7 @@ from recsys.request import PLACEMENTS, Interaction, Request
 from recsys.retrieval.fit import TablesConfig
 from recsys.retrieval.index import IndexConfig
 from recsys.retrieval.retrieve import SOURCES, RetrievalConfig
-from recsys.retrieval.users import MAX_HISTORY, N_AGES, UserTower
+from recsys.retrieval.users import MAX_HISTORY, N_AGES, Taste, UserTower
 from recsys.schema import EVENT_TYPES, EVENTS, ITEMS, REVIEWS, validate
 
 CUTOFF = datetime(2026, 3, 1, tzinfo=UTC)
@@ -85,9 +88,16 @@ def user_tower(dim: int = DIM, interests: int = 2, seed: int = 0) -> UserTower:
         "inner": (2 * dim, 8),
         "inner_bias": (8,),
         "outer": (8, dim),
+        "log_scale": (1,),
+        "item_turn": (dim, dim),
     }
-    weights = {name: rng.normal(0, 0.1, shape).astype(np.float32) for name, shape in shapes.items()}
+    weights = {name: np.asarray(rng.normal(0, 0.1, shape), np.float32) for name, shape in shapes.items()}
     return UserTower(turn=np.eye(dim, dtype=np.float32), **weights)
+
+
+def planted_taste(tower: UserTower, items: np.ndarray) -> Taste:
+    """A tower over given item vectors."""
+    return Taste(tower, items, np.zeros_like(items))
 
 
 def build_shop(n_items: int = 80, n_shoppers: int = 90, seed: int = 0) -> tuple[Shop, ItemVectors]:
@@ -134,7 +144,6 @@ def build_shop(n_items: int = 80, n_shoppers: int = 90, seed: int = 0) -> tuple[
         fused=fused,
         image=image.astype(np.float16),
         text=text.astype(np.float16),
-        tower=user_tower(seed=seed),
         cutoff=CUTOFF - timedelta(days=12),
     )
     return shop, vectors
@@ -169,6 +178,7 @@ def recipe(index: IndexConfig = EXACT, **retrieval: object) -> RecipeConfig:
         retrieval=RetrievalConfig(**chosen),  # type: ignore[arg-type]
         examples=ExamplesConfig(max_requests=200, negatives=30),
         ranker=RankerConfig(trees=25, min_leaf=10),
+        users=UserTowerConfig(dim=DIM, interests=2, hidden=8, epochs=2, refresh_epochs=1),
         threads=1,
     )
 

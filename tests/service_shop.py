@@ -20,9 +20,9 @@ from recsys.data.releases import publish_release, record_release
 from recsys.histories import read_interactions
 from recsys.ranking.features import FeatureTables, fit_item_features
 from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content
-from recsys.retrieval.index import IndexConfig
+from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.retrieve import RetrievalConfig
-from recsys.retrieval.users import MAX_HISTORY, N_AGES, UserTower
+from recsys.retrieval.users import MAX_HISTORY, N_AGES, Taste, UserTower
 from recsys.schema import EVENT_TYPES, EVENTS
 from service.app import create_app
 from service.deps import Service
@@ -80,7 +80,8 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         index_content(ITEM_IDS, vectors, tables=counted, index=IndexConfig(), threads=1),
         created,
         events,
-        mean_tower(dim=16),
+        Taste(mean_tower(dim=16), vectors, np.zeros_like(vectors)),
+        build_index(ITEM_IDS, vectors, IndexConfig(), threads=1),
         as_of_days,
         tables=counted,
         retrieval=RetrievalConfig(**RETRIEVAL),
@@ -117,6 +118,8 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         metrics={},
         index_kind="flat",
         index_recall=1.0,
+        taste_index_kind="flat",
+        taste_index_recall=1.0,
         n_items=len(ITEM_IDS),
         dim=16,
     )
@@ -146,6 +149,8 @@ def mean_tower(dim: int) -> UserTower:
         "inner": (2 * dim, 1),
         "inner_bias": (1,),
         "outer": (1, dim),
+        "log_scale": (1,),
+        "item_turn": (dim, dim),
     }
     weights = {name: np.zeros(shape, np.float32) for name, shape in nothing.items()}
     return UserTower(turn=np.eye(dim, dtype=np.float32), **weights)

@@ -142,7 +142,7 @@ def test_items_bought_together_attract_even_when_they_look_different():
 
 
 @pytest.mark.parametrize(
-    "change", [{"fusion": name} for name in FUSIONS] + [{"loss": "siglip", "lr": 3e-3, "temperature": 0.1}]
+    "change", [{"fusion": name} for name in FUSIONS] + [{"method": "siglip", "lr": 3e-3, "temperature": 0.1}]
 )
 def test_every_fusion_and_loss_aligns(change):
     modalities = make_modalities(present=(1, 1, 1))

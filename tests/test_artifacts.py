@@ -145,7 +145,7 @@ def test_a_save_that_fails_leaves_nothing(release, tmp_path):
     with pytest.raises(OSError, match="no space left"):
         save_release(release, tmp_path, full_disk)
     assert list(tmp_path.iterdir()) == []
-    with pytest.raises(ReleaseError, match="expected a release with an index"):
+    with pytest.raises(ReleaseError, match="expected a release with its indexes"):
         save_release(replace(release, retrieval=replace(release.retrieval, index=None)), tmp_path)
     assert list(tmp_path.iterdir()) == []
 

@@ -267,6 +267,10 @@ def test_models_that_cannot_be_had_say_why(saved: Path, tmp_path: Path) -> None:
     for name in ("", "tensorflow:resnet", "timm:"):
         with pytest.raises(ConfigError, match="efficientnet-lite0, timm, hf"):
             load_image_encoder(ImageEncoderConfig(name))
+    with pytest.raises(ConfigError, match="'layers' after the colon, came 'layer'"):
+        load_image_encoder(ImageEncoderConfig("efficientnet-lite0:layer"))
+    with pytest.raises(ConfigError, match="'layers' after the colon, came 'words'"):
+        load_text_encoder(TextEncoderConfig("minilm-l6:words"))
     (tmp_path / "config.json").write_text('{"model_type": "bert"}')
     (tmp_path / "pytorch_model.bin").write_bytes(b"pickled")
     with pytest.raises(EncoderError, match=r"model\.safetensors"):
@@ -277,6 +281,7 @@ def test_names() -> None:
     schemes = ["efficientnet-lite0", "timm", "hf"]
     for model, expected in {
         "efficientnet-lite0": ("efficientnet-lite0", ""),
+        "efficientnet-lite0:layers": ("efficientnet-lite0", "layers"),
         "timm:resnet18": ("timm", "resnet18"),
         "resnet18": ("timm", "resnet18"),
         "openai/clip-vit-base-patch32": ("hf", "openai/clip-vit-base-patch32"),

@@ -70,7 +70,7 @@ def test_the_image_network_gives_what_timm_gives(precision: str) -> None:
     ours = encoder.encode(pixels)
     with torch.no_grad():
         plain = encoder._network.model(torch.from_numpy(pixels).permute(0, 3, 1, 2).float() / 127.5 - 1).numpy()
-    assert ours.shape == (12, encoder.dim) == (12, 1280)
+    assert ours.shape == (12, encoder.dim) == (12, 1280 + 2 * (24 + 40 + 80 + 112))
     assert ours.dtype == np.float32
     assert cosine(ours, plain).min() > (0.99999 if precision == "float32" else 0.999)
 
@@ -79,7 +79,7 @@ def test_the_image_network_has_seen_the_world(images: ImageEncoder) -> None:
     """The 1000-class head on a drawn traffic light; a network with shuffled weights would answer at random."""
     assert images.classifier is not None
     weight, bias = images.classifier
-    assert weight.shape == (1000, 1280)
+    assert weight.shape == (1000, images.dim)
     picture = Image.new("RGB", (224, 224), (90, 150, 220))
     pen = ImageDraw.Draw(picture)
     pen.rectangle((80, 20, 144, 204), fill=(20, 20, 20))
@@ -98,12 +98,20 @@ def test_the_text_network_gives_what_transformers_gives(precision: str, least: f
     skip_without_bfloat16(precision)
     tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
     model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
-    plain = []
+    plain, words = [], []
     with torch.no_grad():
         for sentence in SENTENCES:
-            plain.append(model(**tokenizer(sentence, return_tensors="pt")).last_hidden_state[0].mean(0).numpy())
-    ours = encode_texts(SENTENCES, TextEncoderConfig(precision=precision), None, progress=False)
-    assert cosine(ours.vectors, np.stack(plain)).min() > least
+            output = model(**tokenizer(sentence, return_tensors="pt"), output_hidden_states=True)
+            plain.append(output.last_hidden_state[0].mean(0).numpy())
+            words.append(output.hidden_states[0][0].mean(0).numpy())
+    ours = encode_texts(SENTENCES, TextEncoderConfig(precision=precision), None, progress=False).vectors
+    assert ours.shape[1] == 768
+    assert cosine(ours[:, :384], np.stack(plain)).min() > least
+    assert cosine(ours[:, 384:], np.stack(words)).min() > least
+    lengths = np.linalg.norm(ours[:, :384], axis=1), np.linalg.norm(ours[:, 384:], axis=1)
+    np.testing.assert_allclose(lengths[1] / lengths[0], 1.25, rtol=1e-3)
+    alone = encode_texts(SENTENCES, TextEncoderConfig("minilm-l6", precision=precision), None, progress=False)
+    assert cosine(alone.vectors, np.stack(plain)).min() > least
 
 
 def test_like_sentences_are_near(texts: TextEncoder) -> None:

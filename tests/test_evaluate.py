@@ -23,7 +23,7 @@ from recsys.evaluation.ab_report import ab_report
 from recsys.evaluation.compare import BETTER, NO_DIFFERENCE
 from recsys.histories import read_interactions
 from recsys.request import Request
-from recsys.retrieval.users import AGE_EDGES, MAX_HISTORY, UserTower
+from recsys.retrieval.users import AGE_EDGES, MAX_HISTORY, Taste, UserTower
 from recsys.schema import EVENT_TYPES, EVENTS, ITEMS, REVIEWS
 
 FIRST = datetime(2026, 3, 1, tzinfo=UTC)
@@ -51,6 +51,8 @@ SHAPES = {
     "inner": (2 * DIM, 4),
     "inner_bias": (4,),
     "outer": (4, DIM),
+    "log_scale": (1,),
+    "item_turn": (DIM, DIM),
 }
 
 
@@ -101,7 +103,8 @@ def release_of(items, events, as_of, knows_colour=True):
     shop = Shop(catalogue, read_interactions(events, catalogue.item_ids), events)
     half = vectors.astype(np.float16)
     config = RecipeConfig(threads=1)
-    release = fit_release(shop, ItemVectors(vectors, half, half, untrained_tower(), as_of), as_of, config)
+    taste = Taste(untrained_tower(), vectors, np.zeros_like(vectors))
+    release = fit_release(shop, ItemVectors(vectors, half, half, as_of), taste, as_of, config)
     return replace(release, manifest=replace(release.manifest, config={"retrieval": asdict(config.retrieval)}))
 
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from pipelines.recipe import rank_examples
+from pipelines.examples import rank_examples
 from recsys.artifacts import load_release, save_release
 from recsys.evaluation.requests import EvaluationSet
 from recsys.ranking.features import FEATURES
@@ -25,7 +25,7 @@ def test_a_served_slate_is_replayed_with_equal_rows(index, tmp_path):
     questions = EvaluationSet([r for r, _ in asked], [taken for _, taken in asked], CUTOFF, CUTOFF)
 
     # What a night would learn from it, in its own batches, from the release that it holds in memory.
-    parts = rank_examples(made, questions, config)
+    parts = rank_examples(made, questions, config.examples, config.seed)
     learned = np.concatenate([part.features for part in parts])
     labels = np.concatenate([part.labels for part in parts])
 

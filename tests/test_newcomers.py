@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.newcomers import draw_newcomers, hide_arrivals, questions_about
-from pipelines.recipe import Workshop
+from pipelines.workshop import Workshop
 from recsys.evaluation.requests import build_requests
 from recsys.histories import days_since_epoch
 from recsys.ranking.features import FEATURES

@@ -64,13 +64,13 @@ def test_the_past_item_is_the_one_that_weighed_most(release):
 
 
 def test_likeness_names_the_nearest_and_the_newest_of_equals(release):
-    assert reason_of(release, 3, SEEN, embedding=1).item_id == "c"
+    assert reason_of(release, 3, SEEN, taste=1).item_id == "c"
     twins = [(0, "purchase", 3.0), (5, "purchase", 2.0)]  # the same vector
-    assert reason_of(release, 3, twins, embedding=1).item_id == "f"
+    assert reason_of(release, 3, twins, taste=1).item_id == "f"
 
 
 def test_an_item_without_a_title_is_named_by_its_id_and_braces_are_text(release):
-    assert reason_of(release, 3, SEEN, embedding=1).text == "Fits the taste shown by “c”"
+    assert reason_of(release, 3, SEEN, taste=1).text == "Fits the taste shown by “c”"
     assert reason_of(release, 5, [(3, "purchase", 1.0)], content=1).text == "Resembles “A {tie}”"
 
 
@@ -80,7 +80,7 @@ def test_shares_compare_picture_words_and_behaviour(release):
     assert shares == pytest.approx({"image": 0.6 / 1.7, "text": 0.6 / 1.7, "behaviour": 0.5 / 1.7}, abs=1e-4)
     assert sum(shares.values()) == pytest.approx(1, abs=2e-4)
     # An item without picture and words, never bought with the other: nothing to share out.
-    assert reason_of(release, 4, [(1, "purchase", 1.0)], embedding=1).shares == {}
+    assert reason_of(release, 4, [(1, "purchase", 1.0)], taste=1).shares == {}
 
 
 @pytest.mark.parametrize(

@@ -6,13 +6,15 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from pipelines.recipe import ExamplesConfig, Workshop, fit_release, rank_examples
+from pipelines.examples import ExamplesConfig, rank_examples
+from pipelines.recipe import fit_release
+from pipelines.workshop import Workshop
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.histories import days_since_epoch
 from recsys.ranking.features import FEATURES
 from recsys.recommend import BATCH, recommend, score_inputs
 from recsys.request import Interaction, Request
-from tests.builders import CUTOFF, build_shop, mixed_requests, recipe
+from tests.builders import CUTOFF, build_shop, mixed_requests, planted_taste, recipe, user_tower
 
 START = CUTOFF - timedelta(days=3)
 
@@ -21,7 +23,8 @@ START = CUTOFF - timedelta(days=3)
 def parts():
     """Shop, vectors and a release as of START."""
     shop, vectors = build_shop()
-    return shop, vectors, fit_release(shop, vectors, START, recipe())
+    taste = planted_taste(user_tower(), vectors.fused)
+    return shop, vectors, fit_release(shop, vectors, taste, START, recipe())
 
 
 def questions_of(*asked):
@@ -47,7 +50,7 @@ def test_labels_are_what_was_taken_and_only_retrieved_positives_teach(parts):
         (known[3], taken[3]),
     )
     config = replace(recipe(), examples=ExamplesConfig(negatives=1000))
-    (examples,) = rank_examples(release, questions, config)
+    (examples,) = rank_examples(release, questions, config.examples, config.seed)
     kept = [0, 2, 3]
     assert np.diff(examples.offsets).tolist() == [len(brought[n]) for n in kept]
     expected = [[release.item_ids[row] in questions.relevant[n] for row in brought[n]] for n in kept]
@@ -62,16 +65,16 @@ def test_negatives_are_drawn_and_positives_all_stay(parts):
     brought = [score_inputs(release, [request])[1].rows for request in requests]
     questions = questions_of(*[(r, [release.item_ids[n] for n in rows[:2]]) for r, rows in zip(requests, brought)])
     config = replace(recipe(), examples=ExamplesConfig(negatives=5))
-    examples = rank_examples(release, questions, config)
+    examples = rank_examples(release, questions, config.examples, config.seed)
     assert len(examples) == 2  # one for each batch
     assert sum(len(part) for part in examples) == len(requests)
     for part in examples:
         for first, last in zip(part.offsets[:-1], part.offsets[1:]):
             assert part.labels[first:last].sum() == 2
             assert last - first == 7
-    again = rank_examples(release, questions, config)
+    again = rank_examples(release, questions, config.examples, config.seed)
     assert np.array_equal(again[0].features, examples[0].features, equal_nan=True)
-    other = rank_examples(release, questions, replace(config, seed=1))
+    other = rank_examples(release, questions, config.examples, 1)
     assert not np.array_equal(other[0].features, examples[0].features, equal_nan=True)
 
 
@@ -80,14 +83,14 @@ def test_newcomers_are_no_more_than_allowed(parts):
     seller = release.item_ids[release.retrieval.trending_rows[0]]
     somebody, nobody = ask(seller), ask()
     questions = questions_of(*[(somebody, [seller])] * 60, *[(nobody, [seller])] * 900)
-    examples = rank_examples(release, questions, replace(recipe(), examples=ExamplesConfig(newcomers=10.0)))
+    examples = rank_examples(release, questions, ExamplesConfig(newcomers=10.0), 0)
     lengths = np.concatenate([part.features[part.offsets[:-1], FEATURES.index("history_length")] for part in examples])
     assert ((lengths == 1).sum(), (lengths == 0).sum()) == (60, 600)
 
 
 def test_nobody_to_learn_from_gives_no_examples_and_no_ranker(parts):
     shop, vectors, release = parts
-    assert rank_examples(release, questions_of(), recipe()) == []
+    assert rank_examples(release, questions_of(), ExamplesConfig(), 0) == []
     early = CUTOFF - timedelta(days=23)  # hardly an event before it
     workshop = Workshop(shop, vectors, recipe(), lambda steps, _: steps)
     made = workshop.ranked_release([(early, early + timedelta(hours=1))], CUTOFF)
@@ -100,7 +103,7 @@ def test_a_release_knows_nothing_from_after_its_moment(parts):
     earlier = shop.interactions.time_days < days_since_epoch(START)
     assert 0 < earlier.sum() < len(earlier)
     past_only = replace(shop, interactions=shop.interactions.select(earlier))
-    same = fit_release(past_only, vectors, START, recipe())
+    same = fit_release(past_only, vectors, planted_taste(user_tower(), vectors.fused), START, recipe())
     requests = [replace(r, requested_at=START + timedelta(days=1)) for r in mixed_requests(release.item_ids, 30)]
     for came, expected in zip(score_inputs(same, requests)[1:], score_inputs(release, requests)[1:]):
         if isinstance(came, np.ndarray):
@@ -126,6 +129,7 @@ def test_what_two_releases_share_is_made_once(parts):
     of_cuts = [label for label in seen if "newcomers" not in label]
     assert of_cuts == ["examples of 25 February", "examples of 26 February", "examples of 27 February"]
     fresh = Workshop(shop, vectors, recipe(), progress)
+    fresh.taste_at(cuts[0][0])  # tastes go on from the earlier moments that were asked for
     for cut in cuts[1:]:
         for kept, made in zip(workshop.examples(*cut), fresh.examples(*cut), strict=True):
             np.testing.assert_array_equal(kept.features, made.features)

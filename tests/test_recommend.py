@@ -146,7 +146,7 @@ def test_a_page_of_an_item_that_lacks_something_is_answered(release, number):
 
 def test_every_rung_of_the_ladder_names_itself(release):
     known = shopper("red-005", "red-006")
-    no_index = replace(release, retrieval=replace(release.retrieval, index=None))
+    no_index = replace(release, retrieval=replace(release.retrieval, taste_index=None))
     no_ranker = replace(release, ranker=None)
     unsold = without_sales(release)
     empty_handed = replace(unsold, retrieval=replace(unsold.retrieval, newest=np.zeros(0, np.int32)))
@@ -183,7 +183,9 @@ def test_a_known_item_that_nothing_links_to_is_answered_by_what_sells(release):
         neighbours[row] = -1
         tables[name] = replace(table, neighbours=neighbours)
     tower = replace(release.retrieval.tower, inner_bias=np.zeros(8, np.float32))
-    lonely = replace(release, retrieval=replace(release.retrieval, tables=tables, tower=tower))
+    taste = release.retrieval.taste.copy()
+    taste[row] = 0
+    lonely = replace(release, retrieval=replace(release.retrieval, tables=tables, tower=tower, taste=taste))
     (slate,) = recommend(lonely, [replace(NOBODY, placement="product", item_ids=["red-002"])])
     assert slate.fallback == "trending"
 

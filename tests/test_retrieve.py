@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from recsys.errors import LeakageError
 from recsys.histories import days_since_epoch, read_histories
 from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content, newest_rows, trending_scores
-from recsys.retrieval.index import IndexConfig
+from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.items import ItemTable
 from recsys.retrieval.retrieve import (
     SOURCES,
@@ -30,6 +30,7 @@ from tests.builders import (
     events_frame,
     histories_of,
     mixed_requests,
+    planted_taste,
     purchases,
     recipe,
     user_tower,
@@ -49,7 +50,8 @@ def small_retrieval(**config):
         index_content(list("abcde"), embeddings, tables=tables, index=IndexConfig(), threads=1),
         NOW - np.array([30, 20, 10, np.nan, 1]),
         purchases(shoppers, rows, days),
-        user_tower(dim=2),
+        planted_taste(user_tower(dim=2), embeddings),
+        build_index(list("abcde"), embeddings, IndexConfig(), threads=1),
         NOW,
         tables=tables,
         retrieval=RetrievalConfig(**config),
@@ -109,17 +111,17 @@ def test_depth_bounds_what_each_source_brings():
     brought = set(retrieve(retrieval, histories).rows.tolist())
     best = {int(retrieval.tables[name].neighbours[0, 0]) for name in TABLES}
     vectors = retrieval.tower.user_vectors(
-        retrieval.embeddings, histories.offsets, histories.rows, histories.event_types, histories.age_days
+        retrieval.taste, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )
-    nearest = retrieval.index.search(vectors[0], 1)[0].ravel().tolist()
+    nearest = retrieval.taste_index.search(vectors[0], 1)[0].ravel().tolist()
     assert brought == (best | {0} | set(nearest)) - {-1}
 
 
 def test_a_release_without_its_index_asks_the_tables():
-    retrieval = replace(small_retrieval(trending_depth=0, new_depth=0), index=None)
+    retrieval = replace(small_retrieval(trending_depth=0, new_depth=0), taste_index=None)
     candidates = retrieve(retrieval, histories_of([(0, "purchase", 1.0)], now_days=NOW))
     assert 2 in candidates.rows
-    assert np.isnan(candidates.scores[:, SOURCES.index("embedding")]).all()
+    assert np.isnan(candidates.scores[:, SOURCES.index("taste")]).all()
 
 
 def test_a_shopper_of_items_without_embedding_gets_no_arbitrary_neighbours():
@@ -149,9 +151,9 @@ def test_a_narrow_filter_is_answered_exactly(release):
     retrieval = replace(release.retrieval, config=replace(release.retrieval.config, depth=25, trending_depth=5))
     usual, narrow = retrieve(retrieval, histories), retrieve(retrieval, histories, available)
     vectors = retrieval.tower.user_vectors(
-        retrieval.embeddings, histories.offsets, histories.rows, histories.event_types, histories.age_days
+        retrieval.taste, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )
-    embedding, joined = SOURCES.index("embedding"), 0
+    embedding, joined = SOURCES.index("taste"), 0
     for request in range(30):
         before, after = table_of(usual, request), table_of(narrow, request)
         assert set(after) == set(before) | allowed
@@ -160,7 +162,7 @@ def test_a_narrow_filter_is_answered_exactly(release):
         joined += len(allowed - set(before))
         if vectors[request].any():
             first, last = narrow.offsets[request : request + 2]
-            there = retrieval.embeddings[narrow.rows[first:last]].any(axis=1)
+            there = retrieval.taste[narrow.rows[first:last]].any(axis=1)
             assert np.array_equal(~np.isnan(narrow.scores[first:last, embedding]), there)
     assert joined > 0
 
@@ -280,7 +282,8 @@ def test_events_from_the_release_or_later_are_refused():
                 content,
                 np.array([np.nan]),
                 purchases([0], [0], [late]),
-                user_tower(2),
+                planted_taste(user_tower(2), np.ones((1, 2), np.float32)),
+                content.index,
                 NOW,
                 tables=TablesConfig(),
                 retrieval=RetrievalConfig(),

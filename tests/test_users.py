@@ -4,6 +4,7 @@ import itertools
 import subprocess
 import sys
 import time
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -45,6 +46,10 @@ def make_tower(dim, interests, seed=0):
     return tower
 
 
+def exported(tower):
+    return tower.export(torch.eye(tower.turn.shape[0]))
+
+
 LENGTHS = np.array([0, 1, 2, MAX_HISTORY - 1, MAX_HISTORY, MAX_HISTORY + 1, 3 * MAX_HISTORY, 7, 0, 20])
 
 
@@ -53,10 +58,11 @@ def test_numpy_says_what_torch_says(dim, interests):
     items = make_items(300, dim)
     histories = make_histories(LENGTHS, len(items))
     tower = make_tower(dim, interests)
-    vectors = tower.export().user_vectors(items, *histories)
+    vectors = exported(tower).user_vectors(items, *histories)
     some = np.flatnonzero(LENGTHS)
     with torch.no_grad():
-        expected = _pad(*histories).vectors(tower, torch.from_numpy(items), torch.from_numpy(some)).numpy()
+        catalogue = torch.from_numpy(items)
+        expected = _pad(*histories).cut(torch.from_numpy(some)).vectors(tower, lambda rows: catalogue[rows]).numpy()
     np.testing.assert_allclose(vectors[some], expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors[some], axis=2), 1, atol=1e-5)
     assert not vectors[LENGTHS == 0].any()
@@ -66,7 +72,7 @@ def test_numpy_says_what_torch_says(dim, interests):
 def test_one_shopper_has_the_same_bits_as_in_a_batch():
     items = make_items(300, 64)
     offsets, rows, event_types, ages = make_histories(np.tile(LENGTHS, 5), len(items))
-    tower = make_tower(64, 2).export()
+    tower = exported(make_tower(64, 2))
     batch = tower.user_vectors(items, offsets, rows, event_types, ages)
     for user, (start, end) in enumerate(itertools.pairwise(offsets)):
         alone = tower.user_vectors(
@@ -77,7 +83,7 @@ def test_one_shopper_has_the_same_bits_as_in_a_batch():
 
 def test_only_the_newest_items_count():
     items = make_items(300, 16)
-    tower = make_tower(16, 2).export()
+    tower = exported(make_tower(16, 2))
     offsets, rows, event_types, ages = make_histories([MAX_HISTORY + 30], len(items))
     whole = tower.user_vectors(items, offsets, rows, event_types, ages)
     cut = tower.user_vectors(items, np.array([0, MAX_HISTORY]), rows[30:], event_types[30:], ages[30:])
@@ -88,7 +94,7 @@ def test_a_request_costs_a_small_multiple_of_its_bare_arithmetic():
     """The budget is 150 µs on a free core; what can be tested on any is the ratio to the matrix products within."""
     items = make_items(300, 64)
     history = make_histories([MAX_HISTORY], len(items))
-    tower = make_tower(64, 2).export()
+    tower = exported(make_tower(64, 2))
 
     def bare():
         chosen = items[history[1]]
@@ -115,7 +121,7 @@ def test_running_the_tower_needs_no_torch():
 def test_saved_and_loaded_says_the_same(tmp_path):
     items = make_items(300, 16)
     histories = make_histories(LENGTHS, len(items))
-    tower = make_tower(16, 2).export()
+    tower = exported(make_tower(16, 2))
     tower.save(tmp_path / "users.safetensors")
     loaded = load_user_tower(tmp_path / "users.safetensors")
     np.testing.assert_array_equal(loaded.user_vectors(items, *histories), tower.user_vectors(items, *histories))
@@ -170,29 +176,64 @@ def taste_tower():
 def test_a_planted_taste_is_learned_where_the_mean_fails(taste_tower):
     items, *histories, targets = make_planted_taste(1000, seed=1)
     torch.manual_seed(0)
-    mean = _Tower(items.shape[1], TASTE_CONFIG).export()
-    learned = recall_at_10(taste_tower.user_vectors(items, *histories), items, targets)
+    mean = exported(_Tower(items.shape[1], TASTE_CONFIG))
+    taste = taste_tower
+    learned = recall_at_10(taste.tower.user_vectors(taste.items, *histories), taste.items, targets)
     plain = recall_at_10(mean.user_vectors(items, *histories), items, targets)
     # 8 items of 288 fit equally well: chance is .035, knowing all is 1.
     assert learned > 0.5
     assert learned > 3 * plain
 
 
+def test_items_learn_a_place_that_their_content_does_not_tell():
+    """Content is noise; who took one item of a pair takes the other next. Only vectors of their own can tell."""
+    rng = np.random.default_rng(0)
+    n_items, n = 200, 4000
+    items, first = make_items(n_items, 8), rng.integers(0, n_items, n).astype(np.int32)
+    histories = np.arange(n + 1), first, np.full(n, PURCHASE, np.int8), np.ones(n, np.float32)
+    config = UserTowerConfig(interests=1, epochs=10, batch_size=128, lr=1e-2)
+    taste = train_user_tower(items, *histories, first ^ 1, config, 0, 1, False)
+    vectors = taste.tower.user_vectors(taste.items, *histories)
+    assert recall_at_10(vectors, taste.items, first ^ 1) > 0.9
+    by_content = taste.tower.item_vectors(items)
+    assert recall_at_10(taste.tower.user_vectors(by_content, *histories), by_content, first ^ 1) < 0.5
+
+
+def test_training_goes_on_from_an_earlier_moment():
+    """What was learned stays, and two more epochs bring it nearer to what came since."""
+    data = make_planted_taste(1000, seed=0)
+    config = replace(TASTE_CONFIG, epochs=1, refresh_epochs=2)
+    once = train_user_tower(*data, config, seed=0, threads=1, progress=False)
+    again = train_user_tower(*data, config, seed=0, threads=1, progress=False, earlier=once)
+    _, *histories, targets = make_planted_taste(1000, seed=1)
+    recalls = [recall_at_10(t.tower.user_vectors(t.items, *histories), t.items, targets) for t in (once, again)]
+    assert recalls[1] > recalls[0]
+
+
+def test_an_item_that_nobody_knows_is_nowhere():
+    items = make_items(4, 8)
+    items[2:] = 0
+    history = np.array([0, 1]), np.array([0], np.int32), np.array([PURCHASE], np.int8), np.ones(1, np.float32)
+    taste = train_user_tower(items, *history, np.array([2], np.int32), UserTowerConfig(epochs=1), 0, 1, False)
+    assert taste.items.any(axis=1).tolist() == [True, True, True, False]
+
+
 def test_training_repeats_bit_for_bit(taste_tower):
     config = UserTowerConfig(interests=2, epochs=2, batch_size=128)
     data = make_planted_taste(600, seed=0)
     first, second = (train_user_tower(*data, config, seed=3, threads=1, progress=False) for _ in range(2))
-    for name, array in vars(first).items():
-        np.testing.assert_array_equal(array, getattr(second, name))
+    np.testing.assert_array_equal(first.items, second.items)
+    for name, array in vars(first.tower).items():
+        np.testing.assert_array_equal(array, getattr(second.tower, name))
 
 
 def test_a_sampled_softmax_learns_it_too():
-    items, *histories, targets = make_planted_taste(1000, seed=1)
+    _, *histories, targets = make_planted_taste(1000, seed=1)
     config = UserTowerConfig(
         interests=1, epochs=15, batch_size=128, patience=5, lr=1e-2, full_softmax_items=10, sampled_items=64
     )
-    tower = train_user_tower(*make_planted_taste(4000, seed=0), config, seed=0, threads=1, progress=False)
-    assert recall_at_10(tower.user_vectors(items, *histories), items, targets) > 0.4
+    taste = train_user_tower(*make_planted_taste(4000, seed=0), config, seed=0, threads=1, progress=False)
+    assert recall_at_10(taste.tower.user_vectors(taste.items, *histories), taste.items, targets) > 0.4
 
 
 def test_two_interests_reach_two_tastes():
@@ -213,11 +254,11 @@ def test_two_interests_reach_two_tastes():
     recall = {}
     for interests in (1, 3):
         config = UserTowerConfig(interests=interests, epochs=10, batch_size=128, lr=1e-2, patience=5)
-        tower = train_user_tower(
+        taste = train_user_tower(
             items, offsets[:2501], rows[:2500].ravel(), types[:15000], ages[:15000], targets[:2500], config, 0, 1, False
         )
-        vectors = tower.user_vectors(items, offsets[:501], rows[2500:].ravel(), types[15000:], ages[15000:])
-        scores = (vectors @ items.T).max(axis=1)
+        vectors = taste.tower.user_vectors(taste.items, offsets[:501], rows[2500:].ravel(), types[15000:], ages[15000:])
+        scores = (vectors @ taste.items.T).max(axis=1)
         top = np.argpartition(-scores, 20, axis=1)[:, :20]
         recall[interests] = (top == targets[2500:, None]).any(axis=1).mean()
     assert recall[3] > recall[1] + 0.05
@@ -226,7 +267,7 @@ def test_two_interests_reach_two_tastes():
 def test_without_examples_the_tower_is_a_recency_weighted_mean():
     items = make_items(50, 8)
     empty = np.zeros(0)
-    tower = train_user_tower(
+    taste = train_user_tower(
         items,
         np.zeros(1, np.int64),
         empty.astype(np.int32),
@@ -238,10 +279,12 @@ def test_without_examples_the_tower_is_a_recency_weighted_mean():
         threads=1,
         progress=False,
     )
+    tower = taste.tower
+    np.testing.assert_allclose(taste.items[:, :8], items, atol=1e-6)  # content alone
     once = tower.user_vectors(
-        items, np.array([0, 1]), np.array([7], np.int32), np.array([PURCHASE], np.int8), np.ones(1, np.float32)
+        taste.items, np.array([0, 1]), np.array([7], np.int32), np.array([PURCHASE], np.int8), np.ones(1, np.float32)
     )
-    np.testing.assert_allclose(once[0], [items[7]] * tower.interests, atol=1e-6)
+    np.testing.assert_allclose(once[0], [taste.items[7]] * tower.interests, atol=1e-6)
 
 
 def test_bad_input_is_named():
@@ -252,6 +295,6 @@ def test_bad_input_is_named():
     with pytest.raises(SchemaError, match=r"targets in \[0, 288\)"):
         train_user_tower(items, offsets, rows, event_types, ages, targets + 280, config, 0, 1, False)
     with pytest.raises(SchemaError, match=r"\[n, 16\]"):
-        make_tower(16, 1).export().user_vectors(items, offsets, rows, event_types, ages)
+        exported(make_tower(16, 1)).user_vectors(items, offsets, rows, event_types, ages)
     with pytest.raises(ConfigError, match=r"user_tower\.interests"):
         UserTowerConfig(interests=0)

@@ -26,6 +26,18 @@ class MeanFusion(nn.Module):
         return masked_mean(tokens, present.to(tokens.dtype))
 
 
+class WeightedFusion(nn.Module):
+    """A mean with one learned weight a modality, the same for every item; it starts as the plain mean."""
+
+    def __init__(self, n_modalities: int, dim: int) -> None:
+        super().__init__()
+        self.log_weight = nn.Parameter(torch.zeros(n_modalities))
+
+    def forward(self, tokens: Tensor, present: Tensor) -> Tensor:
+        """[batch, m, dim], [batch, m] → [batch, dim]."""
+        return masked_mean(tokens, self.log_weight.exp() * present)
+
+
 class GatedFusion(nn.Module):
     """A weighted mean whose weights are a softmax over the modalities that are there.
 
@@ -94,9 +106,22 @@ class CrossAttentionFusion(nn.Module):
         return masked_mean(tokens, present.to(tokens.dtype)) + mixed
 
 
+class GraphFusion(GatedFusion):
+    """Gates over the item's own modalities and over those of its neighbours in the item–item graph.
+
+    The neighbours come as modalities of their own (see :mod:`recsys.alignment.graph`), so an item without any is an
+    item with fewer modalities, and how far its features are smoothed is learned.
+
+    Source: Wu et al. 2019, "Simplifying graph convolutional networks", arXiv:1902.07153 (features smoothed over the
+    graph, no weights between the steps).
+    """
+
+
 FUSIONS: dict[str, type[nn.Module]] = {
     "gated": GatedFusion,
     "mean": MeanFusion,
+    "weighted": WeightedFusion,
     "concat_mlp": ConcatFusion,
     "cross_attention": CrossAttentionFusion,
+    "graph": GraphFusion,
 }

@@ -1,7 +1,9 @@
 """The alignment objectives: arithmetic on tensors that knows nothing of files, items or epochs."""
 
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn import functional as F
 
 
@@ -14,7 +16,21 @@ def _as_logits(similarity: Tensor, scale: Tensor, same: Tensor | None) -> Tensor
     return logits.masked_fill(same & ~diagonal, float("-inf"))
 
 
-def info_nce(left: Tensor, right: Tensor, logit_scale: Tensor, same: Tensor | None = None) -> Tensor:
+def _log_hardness(logits: Tensor, hardness: float) -> Tensor:
+    """Log weights of the negatives, of mean weight 1 in each row: the nearer, the more it counts; 0 on the diagonal.
+
+    Source: Robinson et al. 2021, "Contrastive learning with hard negative samples", arXiv:2010.04592, eq. 4.
+    """
+    diagonal = torch.eye(len(logits), dtype=torch.bool, device=logits.device)
+    sharp = (logits.detach() * hardness).masked_fill(diagonal, float("-inf"))
+    counted = torch.isfinite(sharp).sum(dim=1, keepdim=True).clamp_min(1)
+    log_weights = sharp - torch.logsumexp(sharp, dim=1, keepdim=True) + counted.log()
+    return torch.where(torch.isfinite(sharp), log_weights, 0.0)
+
+
+def info_nce(
+    left: Tensor, right: Tensor, logit_scale: Tensor, same: Tensor | None = None, hardness: float = 0.0
+) -> Tensor:
     """Symmetric contrastive loss over in-batch negatives (InfoNCE, CLIP's loss, multiple negatives ranking loss).
 
     Row i of both inputs is the same item and every other row is a negative, unless ``same`` says that it is not.
@@ -25,6 +41,8 @@ def info_nce(left: Tensor, right: Tensor, logit_scale: Tensor, same: Tensor | No
         logit_scale: inverse temperature 1/τ, positive scalar; CLIP starts at 1/0.07.
         same: bool [batch, batch], symmetric: true where two rows may not count as each other's negatives, such as two
             items with one and the same text. The diagonal is ignored.
+        hardness: 0 weighs all negatives alike; at β each counts in proportion to exp(β · its logit), so the ones that
+            are hard to tell from the answer decide.
 
     Returns:
         Scalar, nats: the mean of the left→right and right→left cross-entropies.
@@ -33,10 +51,20 @@ def info_nce(left: Tensor, right: Tensor, logit_scale: Tensor, same: Tensor | No
     """
     logits = _as_logits(left @ right.T, logit_scale, same)  # [batch, batch]
     answer = torch.arange(len(logits), device=logits.device)
-    return (F.cross_entropy(logits, answer) + F.cross_entropy(logits.T, answer)) / 2
+    back = logits.T
+    if hardness:
+        logits, back = logits + _log_hardness(logits, hardness), back + _log_hardness(back, hardness)
+    return (F.cross_entropy(logits, answer) + F.cross_entropy(back, answer)) / 2
 
 
-def siglip(left: Tensor, right: Tensor, logit_scale: Tensor, logit_bias: Tensor, same: Tensor | None = None) -> Tensor:
+def siglip(
+    left: Tensor,
+    right: Tensor,
+    logit_scale: Tensor,
+    logit_bias: Tensor,
+    same: Tensor | None = None,
+    hardness: float = 0.0,
+) -> Tensor:
     """Pairwise sigmoid loss: every one of the batch² pairs is a yes-or-no question of its own.
 
     Args:
@@ -44,7 +72,7 @@ def siglip(left: Tensor, right: Tensor, logit_scale: Tensor, logit_bias: Tensor,
         right: unit-norm embeddings, float32 [batch, dim].
         logit_scale: inverse temperature, positive scalar; SigLIP starts at 10.
         logit_bias: scalar; SigLIP starts at −10, so that the many negatives do not dominate the first steps.
-        same: as in :func:`info_nce`.
+        same, hardness: as in :func:`info_nce`.
 
     Returns:
         Scalar, nats a row: the sum over all pairs divided by the batch size.
@@ -54,6 +82,8 @@ def siglip(left: Tensor, right: Tensor, logit_scale: Tensor, logit_bias: Tensor,
     logits = left @ right.T * logit_scale + logit_bias  # [batch, batch]
     sign = 2 * torch.eye(len(logits), device=logits.device) - 1
     each = -F.logsigmoid(sign * logits)
+    if hardness:
+        each = each * _log_hardness(logits, hardness).exp()
     if same is not None:
         each = each.masked_fill(same & (sign < 0), 0.0)
     return each.sum() / len(logits)
@@ -82,3 +112,84 @@ def behaviour_loss(
     """
     logits = _as_logits(anchor @ positive.T, logit_scale, same) - log_q  # [batch, batch], column j is positive j
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
+
+
+def regression_loss(guess: Tensor, target: Tensor) -> Tensor:
+    """Mean squared error of one modality's vectors against another's, which stay as they are.
+
+    Args:
+        guess, target: float32 [batch, d]; no gradient flows into ``target``.
+
+    Returns:
+        Scalar: the squared distance, mean over the batch.
+
+    Source: Frome et al. 2013, "DeViSE", section 4, compares ranking losses with it.
+    """
+    return (guess - target.detach()).square().sum(dim=1).mean()
+
+
+def swapped_assignment(left: Tensor, right: Tensor, prototypes: Tensor, logit_scale: Tensor) -> Tensor:
+    """Joint k-means with the answers swapped: each modality must name the cluster that the other one is in.
+
+    Items are assigned to prototypes that both modalities share, softly and so that all prototypes get an equal share of
+    the batch (three rounds of Sinkhorn and Knopp); without that, one cluster for everything would be the best answer.
+
+    Args:
+        left, right: unit-norm embeddings, float32 [batch, dim]; row i of both is the same item.
+        prototypes: unit norm, float32 [clusters, dim].
+        logit_scale: inverse temperature, positive scalar.
+
+    Returns:
+        Scalar, nats: the mean of the two cross-entropies.
+
+    Source: Caron et al. 2020, "Unsupervised learning of visual features by contrasting cluster assignments",
+    arXiv:2006.09882, eq. 2–5; between modalities as in Alwassel et al. 2020, arXiv:1911.12667.
+    """
+    scores = left @ prototypes.T, right @ prototypes.T  # [batch, clusters] each
+    wanted = [_equal_shares(score.detach()) for score in scores]
+    logs = [F.log_softmax(score * logit_scale, dim=1) for score in scores]
+    return -((wanted[1] * logs[0]).sum(dim=1).mean() + (wanted[0] * logs[1]).sum(dim=1).mean()) / 2
+
+
+def _equal_shares(scores: Tensor, sharpness: float = 20.0, rounds: int = 3) -> Tensor:
+    """Scores → assignments: rows sum to 1, columns to an equal share of the rows. [batch, clusters]."""
+    shares = torch.exp((scores - scores.amax()) * sharpness)
+    for _ in range(rounds):
+        shares = shares / shares.sum(dim=0, keepdim=True).clamp_min(1e-12)
+        shares = shares / shares.sum(dim=1, keepdim=True).clamp_min(1e-12)
+    return shares
+
+
+class _Reversed(torch.autograd.Function):
+    """The identity forwards; backwards the gradient changes sign."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        """[...] → the same."""
+        return x.view_as(x)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        """The gradient, negated."""
+        return -gradient
+
+
+def adversarial_loss(tokens: Tensor, present: Tensor, critic: nn.Module) -> Tensor:
+    """A critic guesses from which modality a vector comes; the heads learn to leave it no clue.
+
+    One loss for both: the critic descends it, and a reversed gradient makes the heads ascend it.
+
+    Args:
+        tokens: unit-norm embeddings, float32 [batch, m, dim].
+        present: bool [batch, m].
+        critic: float32 [n, dim] → logits [n, m].
+
+    Returns:
+        Scalar, nats: the critic's cross-entropy; ln m where it can only guess.
+
+    Source: Wang et al. 2017, "Adversarial cross-modal retrieval" (the term); Ganin and Lempitsky 2015,
+    arXiv:1409.7495 (the reversed gradient).
+    """
+    which = torch.arange(tokens.shape[1], device=tokens.device).expand(present.shape)[present]
+    seen: Tensor = _Reversed.apply(tokens[present])  # type: ignore[no-untyped-call]
+    return F.cross_entropy(critic(seen), which)

@@ -9,7 +9,6 @@ cost to whoever searches: the vector that leaves is ``dim`` wide.
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -17,15 +16,16 @@ import torch
 from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
-from torch import Tensor, nn
+from torch import Tensor
 from torch.nn import functional as F
 
-from recsys.alignment.fusion import FUSIONS
+from recsys.alignment.ensemble import Ensemble, Member, Shape
 from recsys.alignment.modality import Modality
 from recsys.errors import ReleaseError, SchemaError
 
 __all__ = ["Aligner", "Member", "Modality", "Shape", "load_aligner", "torch_threads"]
 
+WORDS = ("text", "reviews")  # modalities of words, both read by the text encoder
 CHUNK = 4096  # rows embedded at once: bounds memory, not the result
 
 
@@ -38,137 +38,6 @@ def torch_threads(threads: int | None) -> Iterator[None]:
         yield
     finally:
         torch.set_num_threads(before)
-
-
-@dataclass(frozen=True)
-class Shape:
-    """What it takes to rebuild an aligner's modules before its weights are loaded."""
-
-    modalities: dict[str, int]  # name → width of its vectors, in the order of the tokens
-    dim: int  # of the item space, and of each member's
-    members: int
-    hidden: int  # width of the heads' hidden layers
-    components: int  # principal components kept of each modality, at most
-    fusion: str  # a key of FUSIONS
-    dropout: float  # of the heads' input components, in training only
-    noise: float  # standard deviation added to them, in training only
-
-    def kept(self, name: str) -> int:
-        """How many principal components of a modality go into its heads."""
-        return min(self.components, self.modalities[name])
-
-
-class Rotation(nn.Module):
-    """A modality's vectors, centred and turned to their principal components; fitted in closed form, never trained.
-
-    The components keep their relative sizes (whitening them measured worse: it lifts noise), and are scaled together to
-    a mean square of 1.
-    """
-
-    mean: Tensor
-    components: Tensor
-
-    def __init__(self, width: int, kept: int) -> None:
-        super().__init__()
-        self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("components", torch.zeros(width, kept))
-
-    def fit(self, vectors: Tensor) -> None:
-        """Fit to ``vectors`` float32 [n, width]; fewer rows than components leave the rest at zero."""
-        mean = vectors.mean(dim=0)
-        centred = (vectors - mean).double()
-        variance, axes = torch.linalg.eigh(centred.T @ centred / max(1, len(vectors)))
-        kept = self.components.shape[1]
-        variance, axes = variance.flip(0)[:kept].clamp_min(0), axes.flip(1)[:, :kept]
-        axes = axes * torch.where(axes.abs().amax(0) == axes.amax(0), 1.0, -1.0)  # the sign is free: fix it
-        axes = axes * (variance > 1e-9 * variance.max())
-        self.mean.copy_(mean)
-        self.components.copy_(axes / variance.mean().clamp_min(1e-12).sqrt())
-
-    def forward(self, vectors: Tensor) -> Tensor:
-        """[batch, width] → [batch, kept]."""
-        return (vectors - self.mean) @ self.components
-
-
-class Head(nn.Module):
-    """Principal components to one member's space: a linear map plus an MLP of two hidden layers, on the unit sphere."""
-
-    def __init__(self, width: int, shape: Shape) -> None:
-        super().__init__()
-        self.dropout, self.noise = shape.dropout, shape.noise
-        hidden, dim = shape.hidden, shape.dim
-        self.linear = nn.Linear(width, dim)
-        self.mlp = nn.Sequential(
-            nn.Linear(width, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, hidden),
-            nn.GELU(),
-            nn.Linear(hidden, dim),
-        )
-
-    def forward(self, components: Tensor, generator: torch.Generator | None = None) -> Tensor:
-        """[batch, kept] → unit-norm float32 [batch, dim]; with noise and dropout where given a generator."""
-        if generator is not None and self.noise:
-            components = components + self.noise * torch.randn(components.shape, generator=generator)
-        if generator is not None and self.dropout:
-            kept = torch.rand(components.shape, generator=generator) >= self.dropout
-            components = components * kept / (1 - self.dropout)
-        return F.normalize((self.linear(components) + self.mlp(components)).float(), dim=1)
-
-
-class Member(nn.Module):
-    """One of the ensemble: heads, a fusion, and what its losses learn beside them (temperatures, SigLIP's bias)."""
-
-    def __init__(self, shape: Shape, temperature: float) -> None:
-        super().__init__()
-        self.heads = nn.ModuleDict({name: Head(shape.kept(name), shape) for name in shape.modalities})
-        self.fusion = FUSIONS[shape.fusion](len(shape.modalities), shape.dim)
-        self.log_scale = nn.Parameter(torch.full((3,), -float(np.log(temperature))))  # cross-modal, views, behaviour
-        self.logit_bias = nn.Parameter(torch.tensor(-10.0))
-
-    def tokens(self, inputs: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """Unit-norm projections: {name: [batch, kept]} → [batch, m, dim]; noisy where given a generator."""
-        return torch.stack([head(inputs[name], generator) for name, head in self.heads.items()], dim=1)
-
-    def fuse(self, tokens: Tensor, present: Tensor) -> Tensor:
-        """[batch, m, dim], [batch, m] → unit-norm [batch, dim]."""
-        return F.normalize(self.fusion(tokens, present), dim=1)
-
-
-class Ensemble(nn.Module):
-    """The modules of an aligner, whole: rotations, members, compression."""
-
-    compression: Tensor
-
-    def __init__(self, shape: Shape, temperature: float = 0.1) -> None:
-        super().__init__()
-        self.shape = shape
-        self.rotations = nn.ModuleDict(
-            {name: Rotation(width, shape.kept(name)) for name, width in shape.modalities.items()}
-        )
-        self.members = nn.ModuleList([Member(shape, temperature) for _ in range(shape.members)])
-        self.register_buffer("compression", torch.zeros(shape.members * shape.dim, shape.dim))
-
-    def each_member(self) -> list[Member]:
-        """The members, typed."""
-        return [member for member in self.members if isinstance(member, Member)]
-
-    def fit_compression(self, sides: Tensor) -> None:
-        """Keep the ``dim`` principal axes of the members' outputs side by side, float32 [n, members·dim].
-
-        Not centred, so that inner products, which the training meant, are what is kept.
-        """
-        _, axes = torch.linalg.eigh((sides.T @ sides).double())
-        axes = axes[:, -self.shape.dim :].flip(1)
-        self.compression.copy_(axes * torch.where(axes.abs().amax(0) == axes.amax(0), 1.0, -1.0))
-
-    def project(self, name: str, components: Tensor) -> Tensor:
-        """One modality alone, members side by side: [batch, kept] → [batch, members·dim]."""
-        return torch.cat([member.heads[name](components) for member in self.each_member()], dim=1)
-
-    def fuse(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        """All modalities fused, members side by side: → [batch, members·dim]."""
-        return torch.cat([member.fuse(member.tokens(inputs), present) for member in self.each_member()], dim=1)
 
 
 class Aligner:
@@ -250,6 +119,29 @@ class Aligner:
                 embedded[rows] = F.normalize(sides @ self.ensemble.compression, dim=1).numpy()
         return embedded
 
+    def embed_words(self, vectors: NDArray[np.float32], threads: int | None = None) -> NDArray[np.float32]:
+        """Embed texts that may say what a description says or what a review says, such as a shopper's query.
+
+        Each is read both ways, where the aligner knows both and they have one encoder (vectors of one width), and the
+        two readings are fused. Reviewers use other words than shops, and speak of what no description mentions.
+
+        Args:
+            vectors: float32 [n, width of the text modality].
+            threads: as in :meth:`embed`.
+
+        Returns:
+            float32 [n, dim], unit norm.
+
+        Raises:
+            SchemaError: the aligner knows no words, or a wrong width.
+        """
+        width = self.shape.modalities.get("text", self.shape.modalities.get("reviews"))
+        names = [name for name in WORDS if self.shape.modalities.get(name) == width is not None]
+        if not names:
+            raise SchemaError(f"expected an aligner that knows words, came one of {list(self.shape.modalities)}")
+        there = np.ones(len(vectors), bool)
+        return self.embed({name: Modality(vectors, there) for name in names}, threads)
+
     def _check(self, name: str, vectors: NDArray[np.float32]) -> None:
         width = self.shape.modalities.get(name)
         if width is None:
@@ -261,8 +153,7 @@ class Aligner:
         raw = torch.from_numpy(np.array(vectors, dtype=np.float32))
         if present is not None:
             raw[~present] = 0.0  # what stands in an absent row is never read, not even a NaN
-        rotated: Tensor = self.ensemble.rotations[name](raw)
-        return rotated
+        return self.ensemble.components(name, raw)
 
     def save(self, path: Path | str) -> None:
         """Write ``aligner.safetensors`` and ``aligner.json`` into the directory ``path``."""
@@ -270,8 +161,11 @@ class Aligner:
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.contiguous() for name, tensor in self.ensemble.state_dict().items()}
         save_file(weights, str(folder / "aligner.safetensors"))
-        # modalities as a list: their order is the order of the tokens
-        shape = {**self.shape.__dict__, "modalities": list(self.shape.modalities.items())}
+        # as lists: the order of the modalities is the order of the tokens
+        shape = self.shape.__dict__ | {
+            "modalities": list(self.shape.modalities.items()),
+            "concepts": list(self.shape.concepts.items()),
+        }
         text = json.dumps({"shape": shape, "history": self.history}, indent=1)
         (folder / "aligner.json").write_text(text + "\n", encoding="utf-8")
 
@@ -285,7 +179,9 @@ def load_aligner(path: Path | str) -> Aligner:
     folder = Path(path)
     try:
         about = json.loads((folder / "aligner.json").read_text(encoding="utf-8"))
-        shape = Shape(**{**about["shape"], "modalities": dict(about["shape"]["modalities"])})
+        given = about["shape"]
+        concepts = {name: (sizes[0], sizes[1]) for name, sizes in given.get("concepts", [])}
+        shape = Shape(**given | {"modalities": dict(given["modalities"]), "concepts": concepts})
         ensemble = Ensemble(shape)
         ensemble.load_state_dict(load_file(str(folder / "aligner.safetensors")))
         return Aligner(ensemble, about["history"])

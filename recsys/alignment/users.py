@@ -1,6 +1,7 @@
-"""Training the user tower: histories and what came next, to weights that numpy can run."""
+"""Training the user tower and the items' taste vectors: histories and what came next, to arrays that numpy can run."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass, fields
 
 import numpy as np
@@ -12,7 +13,7 @@ from tqdm import tqdm
 
 from recsys.alignment.model import torch_threads
 from recsys.errors import ConfigError, SchemaError
-from recsys.retrieval.users import AGE_EDGES, MAX_HISTORY, N_AGES, UserTower
+from recsys.retrieval.users import AGE_EDGES, MAX_HISTORY, N_AGES, Taste, UserTower
 from recsys.schema import EVENT_TYPES
 
 
@@ -20,27 +21,63 @@ from recsys.schema import EVENT_TYPES
 class UserTowerConfig:
     """How the user tower is trained."""
 
-    interests: int = 3  # vectors a shopper; each is one more search of the index
-    hidden: int = 128  # of the correction's MLP
+    dim: int = 64  # of the taste space, in which shoppers and items meet
+    interests: int = 2  # vectors a shopper; each is one more search of the index
+    hidden: int = 256  # of the correction's MLP
     dropout: float = 0.1  # chance that an item of a history is hidden in training; the newest never is
+    item_dropout: float = 0.2  # chance that an item must do with its content: how the tower learns to treat new ones
     popularity_weight: float = 0.0  # of log popularity in the training logits: 1 learns taste beside popularity, 0 both
     temperature: float = 0.07  # τ to start from; learned
     lr: float = 3e-3  # at its height; warmed up over the first steps, then down a cosine
     weight_decay: float = 0.01
-    epochs: int = 10  # at most
+    epochs: int = 6  # at most; 0 leaves a recency-weighted mean of content
+    refresh_epochs: int = 2  # the same where training goes on from an earlier moment's tower
     batch_size: int = 512
-    patience: int = 3  # epochs without a better held-out quality before training stops
-    held_out: float = 0.1  # share of the examples that early stopping watches, at most 2,000
-    full_softmax_items: int = 4096  # past this catalogue size it is over a sample: as good, a tenth of the time
+    patience: int = 2  # epochs without a better held-out quality before training stops
+    held_out: float = 0.05  # share of the shoppers whom early stopping watches; of their examples at most 2,000
+    full_softmax_items: int = 2048  # past this catalogue size it is over a sample: as good, a fraction of the time
     sampled_items: int = 2048  # how many, drawn anew for each batch
 
     def __post_init__(self) -> None:
-        for name in ("interests", "hidden", "epochs", "batch_size", "patience", "sampled_items"):
+        for name in ("dim", "interests", "hidden", "batch_size", "patience", "sampled_items"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"user_tower.{name}: expected at least 1, came {getattr(self, name)}")
-        for name in ("dropout", "held_out"):
+        for name in ("dropout", "item_dropout", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"user_tower.{name}: expected a share in [0, 1), came {getattr(self, name)}")
+
+
+class _Items(nn.Module):
+    """Taste vectors of items: their content, turned, plus a vector of their own."""
+
+    content: Tensor
+
+    def __init__(self, content: Tensor, dim: int) -> None:
+        super().__init__()
+        self.register_buffer("content", content)
+        # The first space of the content as it is, and a little of the others, so that what only they know is somewhere.
+        turn = 0.1 * dim**-0.5 * torch.randn(content.shape[1], dim)
+        turn[:dim] = torch.eye(min(dim, len(turn)), dim)
+        self.turn = nn.Parameter(turn)
+        self.own = nn.Embedding(len(content), dim, sparse=True)
+        # Nothing of their own to start with, but where there is no content, which must start somewhere.
+        bare = (~content.any(dim=1)).float().unsqueeze(1)
+        with torch.no_grad():
+            self.own.weight.copy_(torch.randn(len(content), dim) * bare * dim**-0.5)
+
+    def forward(self, rows: Tensor, dropout: float = 0.0) -> Tensor:
+        """Rows int64 [r] → unit norm [r, dim]; with this chance an item shows its content only."""
+        own: Tensor = self.own(rows)
+        if dropout:
+            own = own * (torch.rand(len(rows), 1) >= dropout)
+        placed = self.content[rows] @ self.turn + own
+        # Not F.normalize: its gradient at zero, where an item without content stands once its own is hidden, overflows.
+        return placed * (placed.square().sum(dim=1, keepdim=True) + 1e-8).rsqrt()
+
+    @torch.no_grad()
+    def all(self) -> Tensor:
+        """Every item's vector, [n, dim]."""
+        return torch.cat([self(rows) for rows in torch.split(torch.arange(len(self.content)), 65_536)])
 
 
 class _Tower(nn.Module):
@@ -63,7 +100,7 @@ class _Tower(nn.Module):
         self.inner = nn.Parameter(torch.randn(2 * dim, config.hidden) * (2 * dim) ** -0.5)
         self.inner_bias = nn.Parameter(torch.zeros(config.hidden))
         self.outer = nn.Parameter(torch.zeros(config.hidden, dim))
-        self.log_scale = nn.Parameter(torch.tensor(-math.log(config.temperature)))
+        self.log_scale = nn.Parameter(torch.tensor([-math.log(config.temperature)]))
 
     def forward(self, history: Tensor, real: Tensor, ages: Tensor, gaps: Tensor, types: Tensor) -> Tensor:
         """Padded histories, newest first, [b, m, d] and [b, m] → unit-norm [b, k, d]; real[:, 0] must be true."""
@@ -79,11 +116,10 @@ class _Tower(nn.Module):
         hidden = torch.relu(pooled @ self.inner[:dim] + newest @ self.inner[dim:] + self.inner_bias)
         return F.normalize(pooled @ self.turn + newest @ self.turn_last + hidden @ self.outer, dim=2)
 
-    def export(self) -> UserTower:
-        """The same weights for numpy."""
-        return UserTower(
-            **{field.name: getattr(self, field.name).detach().numpy().copy() for field in fields(UserTower)}
-        )
+    def export(self, item_turn: Tensor) -> UserTower:
+        """The same weights for numpy; ``item_turn`` is that of the items."""
+        weights = {field.name: getattr(self, field.name, item_turn) for field in fields(UserTower)}
+        return UserTower(**{name: weight.detach().numpy().copy() for name, weight in weights.items()})
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,28 +131,26 @@ class _Histories:
     gaps: Tensor  # int64 [q, m], bucket
     types: Tensor  # int64 [q, m]
 
-    def vectors(self, tower: _Tower, items: Tensor, examples: Tensor, dropout: float = 0.0) -> Tensor:
-        rows = self.rows[examples]
-        longest = int((rows >= 0).sum(dim=1).max())
-        rows = rows[:, :longest]
-        real = rows >= 0
-        history = items[rows.clamp_min(0)]
+    def cut(self, examples: Tensor) -> "_Histories":
+        """Those of some examples, as wide as the longest of them."""
+        longest = int((self.rows[examples] >= 0).sum(dim=1).max())
+        return _Histories(*(getattr(self, field.name)[examples, :longest] for field in fields(self)))
+
+    def vectors(self, tower: _Tower, of_row: Callable[[Tensor], Tensor], dropout: float = 0.0) -> Tensor:
+        """User vectors [q, k, d]; ``of_row`` gives the item vectors of real rows, int64 [r] → [r, d]."""
+        real = self.rows >= 0
+        history = torch.zeros(*real.shape, tower.turn.shape[0])
+        history[real] = of_row(self.rows[real])
         if dropout:
-            kept = torch.rand(rows.shape) >= dropout
+            kept = torch.rand(real.shape) >= dropout
             kept[:, 0] = True
             real = real & kept
-        vectors: Tensor = tower(
-            history,
-            real,
-            self.ages[examples, :longest],
-            self.gaps[examples, :longest],
-            self.types[examples, :longest],
-        )
+        vectors: Tensor = tower(history, real, self.ages, self.gaps, self.types)
         return vectors
 
 
 def train_user_tower(
-    item_embeddings: NDArray[np.float32],
+    content: NDArray[np.float32],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int32],
     event_types: NDArray[np.int8],
@@ -126,17 +160,22 @@ def train_user_tower(
     seed: int,
     threads: int,
     progress: bool = True,
-) -> UserTower:
-    """Learn to turn a history into vectors near the item that came next.
+    *,
+    shoppers: NDArray[np.int32] | None = None,
+    earlier: Taste | None = None,
+) -> Taste:
+    """Learn to turn a history into vectors near the item that came next, and where the items lie.
 
     Cross-entropy over the whole catalogue (over a popularity-sampled part of it past ``full_softmax_items``, corrected
     by the logarithm of the sampling probability) of scale·(vector · item) + ``popularity_weight``·ln popularity, with
-    the interest that lies nearest to the target. The item embeddings stay as they are. The best epoch by held-out mean
-    reciprocal rank over the whole catalogue is kept; the untrained tower, a recency-weighted mean, competes, so
-    training never leaves less than that on what it watches. Same input, seed and threads, same bits.
+    the interest that lies nearest to the target. An item is its content, turned, plus a vector of its own that is
+    hidden now and then, so that an item nobody took yet has a place too. The best epoch by mean reciprocal rank over
+    the whole catalogue is kept, for shoppers of whom nothing was learned; the untrained tower, a recency-weighted mean
+    of content, competes, so training never leaves less than that on what it watches. Same input, seed and threads,
+    same bits.
 
     Args:
-        item_embeddings: unit norm, float32 [n, d].
+        content: what is known of each item without any shopper, float32 [n, c], unit norm or zero.
         offsets, rows, event_types, ages_days: the histories, as in :meth:`UserTower.user_vectors`, one an example.
             Examples with an empty history are passed over. Nothing in a history may be later than its target.
         targets: the row that came next, int32 [q].
@@ -144,33 +183,68 @@ def train_user_tower(
         seed: of everything random here.
         threads: torch threads.
         progress: show a progress bar on standard error.
+        shoppers: whose each example is, int32 [q]; None: each is of somebody else.
+        earlier: of an earlier moment and the same content: training goes on from there, for ``refresh_epochs``.
 
     Returns:
-        The tower, as arrays. Without a single usable example: the untrained one.
+        Tower and item vectors, as arrays. Without a single usable example: the untrained ones.
 
     Raises:
         SchemaError: lengths differ, or a row is not one of the items.
 
     Source: Cen et al. 2020 (arXiv:2005.09347) for the interests, Yi et al. 2019 for the correction, Klenitskiy and
-    Vasilev 2023 (arXiv:2309.07602) for cross-entropy over the whole catalogue.
+    Vasilev 2023 (arXiv:2309.07602) for cross-entropy over the whole catalogue, Volkovs et al. 2017 (DropoutNet) for
+    hiding what an item has of its own.
     """
-    _check(item_embeddings, offsets, rows, event_types, ages_days, targets)
+    _check(content, offsets, rows, event_types, ages_days, targets)
     with torch_threads(threads), torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        tower = _Tower(item_embeddings.shape[1], config)
+        items = _Items(torch.from_numpy(np.ascontiguousarray(content, dtype=np.float32)), config.dim)
+        tower = _Tower(config.dim, config)
+        if earlier is not None and config.epochs:
+            _go_on_from(earlier, tower, items)
         usable = np.flatnonzero(np.diff(offsets) > 0)
-        if len(usable):
+        if len(usable) and config.epochs:
             histories = _pad(offsets, rows, event_types, ages_days)
-            order = torch.from_numpy(np.random.default_rng(seed).permutation(usable))
-            n_watch = min(int(config.held_out * len(order)), 2000)
-            items = torch.from_numpy(np.ascontiguousarray(item_embeddings, dtype=np.float32))
+            learn, watch = _hold_out(usable, shoppers, config, seed)
             wanted = torch.from_numpy(targets.astype(np.int64))
-            _fit(tower, histories, items, wanted, order[n_watch:], order[:n_watch], config, progress)
-        return tower.export()
+            _fit(tower, items, histories, wanted, learn, watch, config, progress, earlier is not None)
+        return _exported(tower, items, rows, targets)
+
+
+def _hold_out(
+    usable: NDArray[np.int64], shoppers: NDArray[np.int32] | None, config: UserTowerConfig, seed: int
+) -> tuple[Tensor, Tensor]:
+    """Examples to learn from, shuffled, and those to watch, of other shoppers."""
+    rng = np.random.default_rng(seed)
+    order = rng.permutation(usable)
+    whose = order if shoppers is None else shoppers[order]
+    everybody = np.unique(whose)
+    watched = rng.choice(everybody, int(config.held_out * len(everybody)), replace=False)
+    watch = np.isin(whose, watched)
+    return torch.from_numpy(order[~watch]), torch.from_numpy(order[watch][:2000])
+
+
+def _go_on_from(earlier: Taste, tower: _Tower, items: _Items) -> None:
+    with torch.no_grad():
+        for name, value in tower.named_parameters():
+            value.copy_(torch.from_numpy(getattr(earlier.tower, name)))
+        items.turn.copy_(torch.from_numpy(earlier.tower.item_turn))
+        items.own.weight.copy_(torch.from_numpy(earlier.own))
+
+
+def _exported(tower: _Tower, items: _Items, rows: NDArray[np.int32], targets: NDArray[np.int32]) -> Taste:
+    """As arrays; an item without content that no example has is nowhere, not where it was drawn."""
+    vectors = items.all().numpy()
+    known = items.content.any(dim=1).numpy()
+    known[rows] = True
+    known[targets] = True
+    vectors[~known] = 0
+    return Taste(tower.export(items.turn), vectors, items.own.weight.detach().numpy().copy())
 
 
 def _check(
-    item_embeddings: NDArray[np.float32],
+    content: NDArray[np.float32],
     offsets: NDArray[np.int64],
     rows: NDArray[np.int32],
     event_types: NDArray[np.int8],
@@ -184,8 +258,8 @@ def _check(
             f"train_user_tower: expected rows, event_types, ages_days, targets of lengths {(m, m, m, q)}, came {came}"
         )
     for name, values, end in (
-        ("rows", rows, len(item_embeddings)),
-        ("targets", targets, len(item_embeddings)),
+        ("rows", rows, len(content)),
+        ("targets", targets, len(content)),
         ("event_types", event_types, len(EVENT_TYPES)),
     ):
         if len(values) and (values.min() < 0 or values.max() >= end):
@@ -214,74 +288,92 @@ def _pad(
 
 def _fit(
     tower: _Tower,
+    items: _Items,
     histories: _Histories,
-    items: Tensor,
     targets: Tensor,
     learn: Tensor,
     watch: Tensor,
     config: UserTowerConfig,
     progress: bool,
+    again: bool,
 ) -> None:
-    """Train ``tower`` in place, to its best epoch on the examples ``watch``."""
-    popularity = (torch.bincount(targets[learn], minlength=len(items)) + 1.0) / (len(learn) + len(items))
-    optimizer = torch.optim.AdamW(tower.parameters(), lr=config.lr, weight_decay=0.0)
-    start = {name: value.detach().clone() for name, value in tower.named_parameters()}
+    """Train ``tower`` and ``items`` in place, to their best epoch on the examples ``watch``."""
+    popularity = (torch.bincount(targets[learn], minlength=len(items.content)) + 1.0) / (
+        len(learn) + len(items.content)
+    )
+    dense = {f"tower.{name}": value for name, value in tower.named_parameters()} | {"turn": items.turn}
+    start = {name: value.detach().clone() for name, value in dense.items()}
+    optimizers = (
+        torch.optim.AdamW(dense.values(), lr=config.lr, weight_decay=0.0),
+        torch.optim.SparseAdam([items.own.weight], lr=config.lr),
+    )
     batch = min(config.batch_size, len(learn))
-    steps, step = config.epochs * max(1, len(learn) // batch), 0
-    best, best_epoch, best_state = _quality(tower, histories, items, targets, watch), -1, start
-    bar = tqdm(range(config.epochs), desc="user tower", unit="epoch", disable=not progress)
+    epochs = config.refresh_epochs if again else config.epochs
+    steps, step = epochs * max(1, len(learn) // batch), 0
+    best, best_epoch, best_state = _quality(tower, items, histories, targets, watch), -1, _state(tower, items)
+    bar = tqdm(range(epochs), desc="user tower", unit="epoch", disable=not progress)
     for epoch in bar:
         shuffled, total = learn[torch.randperm(len(learn))], 0.0
         for first in range(0, len(learn) - batch + 1, batch):
             examples = shuffled[first : first + batch]
             rate = config.lr * min(1.0, (step + 1) / 20) * 0.5 * (1 + math.cos(math.pi * step / steps))
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            vectors = histories.vectors(tower, items, examples, config.dropout)
-            loss = _softmax_loss(tower, vectors, items, targets[examples], popularity, config)
-            optimizer.zero_grad()
+            loss = _loss(tower, items, histories.cut(examples), targets[examples], popularity, config)
+            for optimizer in optimizers:
+                optimizer.param_groups[0]["lr"] = rate
+                optimizer.zero_grad()
             loss.backward()  # type: ignore[no-untyped-call]
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             with torch.no_grad():  # decay towards the start, which is the sensible mean, and not towards zero
-                for name, value in tower.named_parameters():
+                for name, value in dense.items():
                     value.lerp_(start[name], rate * config.weight_decay)
             total += loss.item()
             step += 1
-        quality = _quality(tower, histories, items, targets, watch)
+        quality = _quality(tower, items, histories, targets, watch)
         bar.set_postfix(loss=f"{total / max(1, len(learn) // batch):.3f}", held_out_mrr=f"{quality:.4f}")
         if quality > best or not len(watch):
-            best, best_epoch = quality, epoch
-            best_state = {name: value.detach().clone() for name, value in tower.named_parameters()}
+            best, best_epoch, best_state = quality, epoch, _state(tower, items)
         elif epoch - best_epoch >= config.patience:
             break
-    tower.load_state_dict(best_state)
+    for module, state in zip((tower, items), best_state):
+        module.load_state_dict(state)
 
 
-def _softmax_loss(
-    tower: _Tower, vectors: Tensor, items: Tensor, targets: Tensor, popularity: Tensor, config: UserTowerConfig
+def _state(*modules: nn.Module) -> list[dict[str, Tensor]]:
+    return [{name: value.detach().clone() for name, value in module.state_dict().items()} for module in modules]
+
+
+def _loss(
+    tower: _Tower, items: _Items, histories: _Histories, targets: Tensor, popularity: Tensor, config: UserTowerConfig
 ) -> Tensor:
-    """Cross-entropy of the targets; vectors [b, k, d], targets [b]."""
+    """Cross-entropy of the ``targets`` [b] after their ``histories``; each item that takes part is looked up once."""
+    n_items, n_past = len(popularity), int((histories.rows >= 0).sum())
+    sampled = n_items > config.full_softmax_items
+    drawn = torch.multinomial(popularity, config.sampled_items, replacement=True) if sampled else torch.arange(n_items)
+    some, place = torch.unique(torch.cat([histories.rows[histories.rows >= 0], targets, drawn]), return_inverse=True)
+    vectors = items(some, config.item_dropout)
+    past, own, others = place.split([n_past, len(targets), len(drawn)])
+    users = histories.vectors(tower, lambda _: vectors[past], config.dropout)
+    answers = vectors[own]  # [b, d]
+    nearest = torch.einsum("bkd,bd->bk", users, answers).argmax(dim=1)
+    user = users[torch.arange(len(users)), nearest]  # [b, d]
     scale = tower.log_scale.exp().clamp(max=100.0)
-    nearest = torch.einsum("bkd,bd->bk", vectors, items[targets]).argmax(dim=1)
-    vector = vectors[torch.arange(len(vectors)), nearest]  # [b, d]
     lift = config.popularity_weight * popularity.log()
-    if len(items) <= config.full_softmax_items:
-        return F.cross_entropy(vector @ items.T * scale + lift, targets)
-    drawn = torch.multinomial(popularity, config.sampled_items, replacement=True)
-    expected = math.log(config.sampled_items) + popularity[drawn].log()  # log of how often each is drawn
-    others = vector @ items[drawn].T * scale + lift[drawn] - expected  # [b, s]
-    others = others.masked_fill(drawn.unsqueeze(0) == targets.unsqueeze(1), -math.inf)
-    own = (vector * items[targets]).sum(dim=1) * scale + lift[targets]
-    return F.cross_entropy(torch.cat([own.unsqueeze(1), others], dim=1), torch.zeros(len(own), dtype=torch.long))
+    logits = user @ vectors[others].T * scale + lift[drawn]
+    if not sampled:
+        return F.cross_entropy(logits, targets)
+    logits = logits - (math.log(config.sampled_items) + popularity[drawn].log())  # log of how often each is drawn
+    logits = logits.masked_fill(drawn.unsqueeze(0) == targets.unsqueeze(1), -math.inf)
+    right = (user * answers).sum(dim=1) * scale + lift[targets]
+    return F.cross_entropy(torch.cat([right.unsqueeze(1), logits], dim=1), torch.zeros(len(right), dtype=torch.long))
 
 
 @torch.no_grad()
-def _quality(tower: _Tower, histories: _Histories, items: Tensor, targets: Tensor, examples: Tensor) -> float:
+def _quality(tower: _Tower, items: _Items, histories: _Histories, targets: Tensor, examples: Tensor) -> float:
     """Mean reciprocal rank of the target over the whole catalogue, by its nearest interest; ties count against it."""
-    reciprocal = []
-    for first in range(0, len(examples), 256):
-        some = examples[first : first + 256]
-        similarity = (histories.vectors(tower, items, some) @ items.T).amax(dim=1)
+    reciprocal, catalogue = [], items.all()
+    for some in torch.split(examples, 256) if len(examples) else ():
+        similarity = (histories.cut(some).vectors(tower, lambda rows: catalogue[rows]) @ catalogue.T).amax(dim=1)
         own = similarity.gather(1, targets[some].unsqueeze(1))
         reciprocal.append(1.0 / (similarity >= own).sum(dim=1))
     return float(torch.cat(reciprocal).mean()) if reciprocal else math.nan

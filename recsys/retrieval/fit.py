@@ -21,7 +21,7 @@ from recsys.retrieval.items import (
 )
 from recsys.retrieval.linear import linear_table
 from recsys.retrieval.retrieve import Retrieval, RetrievalConfig
-from recsys.retrieval.users import UserTower
+from recsys.retrieval.users import Taste
 
 
 @dataclass(frozen=True)
@@ -109,7 +109,8 @@ def fit_retrieval(
     content: IndexedContent,
     created_at_days: Float64,
     events: Interactions,
-    tower: UserTower,
+    taste: Taste,
+    taste_index: ItemIndex,
     as_of_days: float,
     *,
     tables: TablesConfig,
@@ -121,7 +122,7 @@ def fit_retrieval(
         content: the sources that do not depend on the moment.
         created_at_days: float64 [n], days since 1970, NaN where unknown.
         events: all strictly before ``as_of_days``.
-        tower: history → user vectors.
+        taste: tower and items as of that moment, indexed with ``taste_index``.
         as_of_days: the moment, days since 1970 UTC.
         tables, retrieval: see their classes.
 
@@ -139,10 +140,12 @@ def fit_retrieval(
     return Retrieval(
         index=content.index,
         embeddings=content.embeddings,
-        tower=tower,
+        tower=taste.tower,
+        taste=taste.items,
+        taste_index=taste_index,
         tables=count_tables(events, n_items, tables)
         | {
-            "linear": _linear_table(events, content, tables),
+            "linear": linear_of(events, content, tables),
             "content": content.content,
             "attributes": content.attributes,
         },
@@ -158,6 +161,17 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
     decayed = transition_counts(events, n_items, max_distance=config.max_distance, distance_power=config.distance_power)
     adjacent = transition_counts(events, n_items, max_distance=1, distance_power=0.0)
     weights = log_transition_weights(decayed, config.log_scale)
+    k = config.neighbours
+    return {
+        "transitions": top_table(weights, k),
+        "adjacent": top_table(adjacent, k),
+        "reversed": top_table(weights.T.tocsr(), k),
+        "copurchase": copurchase_of(events, n_items, config),
+    }
+
+
+def copurchase_of(events: Interactions, n_items: int, config: TablesConfig) -> ItemTable:
+    """What is taken by the same shoppers."""
     taken = _taken(events)
     cosine = copurchase_cosine(
         taken.shoppers,
@@ -166,13 +180,7 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
         shrinkage=config.shrinkage,
         heavy_shopper_power=config.heavy_shopper_power,
     )
-    k = config.neighbours
-    return {
-        "transitions": top_table(weights, k),
-        "adjacent": top_table(adjacent, k),
-        "reversed": top_table(weights.T.tocsr(), k),
-        "copurchase": top_table(cosine, k),
-    }
+    return top_table(cosine, config.neighbours)
 
 
 def _taken(events: Interactions) -> Interactions:
@@ -181,7 +189,8 @@ def _taken(events: Interactions) -> Interactions:
     return purchases if len(purchases) else events
 
 
-def _linear_table(events: Interactions, content: IndexedContent, config: TablesConfig) -> ItemTable:
+def linear_of(events: Interactions, content: IndexedContent, config: TablesConfig) -> ItemTable:
+    """The linear item model over the most taken items; see linear_table()."""
     taken = _taken(events)
     described: list[tuple[Float32 | sparse.csr_matrix, float]] = [(content.embeddings, config.linear_content)]
     if content.attribute_vectors is not None:

@@ -19,7 +19,7 @@ from recsys.retrieval.users import UserTower
 
 # Item→item tables, in the order of their columns. What each holds is fitted in recsys/retrieval/fit.py.
 TABLES = ("transitions", "adjacent", "reversed", "copurchase", "linear", "content", "attributes")
-SOURCES = (*TABLES, "embedding", "history", "trending", "new")
+SOURCES = (*TABLES, "taste", "history", "trending", "new")
 N_PERSONAL = SOURCES.index("trending")  # the sources before it know the shopper or the page
 
 
@@ -69,9 +69,11 @@ class Retrieval:
     """Everything that brings candidates, fitted on events before one moment.
 
     Attributes:
-        index: Faiss over ``embeddings``; None when it could not be opened, and that source is silent.
-        embeddings: float32 [n, d], unit norm or zero.
-        tower: history → user vectors.
+        index: Faiss over ``embeddings``: what resembles what.
+        embeddings: float32 [n, d], the aligned space, unit norm or zero.
+        tower: history → user vectors in the taste space.
+        taste: float32 [n, d'], where each item lies in it, unit norm or zero.
+        taste_index: Faiss over ``taste``; None when it could not be opened, and that source is silent.
         tables: one ItemTable for each name in TABLES.
         trending: float32 [n], recent sales with a decay; 0 where nothing sells.
         trending_rows: int32, rows that sell, best first.
@@ -82,6 +84,8 @@ class Retrieval:
     index: ItemIndex | None
     embeddings: Float32
     tower: UserTower
+    taste: Float32
+    taste_index: ItemIndex | None
     tables: Mapping[str, ItemTable]
     trending: Float32
     trending_rows: Int32
@@ -131,9 +135,9 @@ def retrieve(retrieval: Retrieval, histories: Histories, available: npt.NDArray[
     few = _few_rows(available, retrieval.config.exact_items)
     steps = steps_from_newest(histories)
     vectors = retrieval.tower.user_vectors(
-        retrieval.embeddings, histories.offsets, histories.rows, histories.event_types, histories.age_days
+        retrieval.taste, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )
-    nearest = _nearest_rows(retrieval.index, vectors, retrieval.config.depth)
+    nearest = _nearest_rows(retrieval.taste_index, vectors, retrieval.config.depth)
     parts = [
         _ask_sources(retrieval, histories.rows[start:stop], steps[start:stop], vectors[request], nearest[request], few)
         for request, (start, stop) in enumerate(histories.spans())
@@ -181,19 +185,33 @@ def _ask_sources(
     scores[n_tables + 3] = (1 / np.arange(1, len(is_new) + 1, dtype=np.float32)) @ (is_new[:, None] == rows)
     scores[scores <= 0] = np.nan
     # An inner product may be zero or less and mean it; what is unknown here has no vector.
-    scores[n_tables] = np.nan if retrieval.index is None else _best_likeness(retrieval.embeddings[rows], vectors)
+    scores[n_tables] = np.nan if retrieval.taste_index is None else _best_likeness(retrieval.taste[rows], vectors)
 
     unknown = np.isnan(scores)
     ranks = np.empty_like(scores)
     order = np.argsort(np.where(unknown, np.inf, -scores), axis=1, kind="stable")
     np.put_along_axis(ranks, order, np.arange(1, len(rows) + 1, dtype=np.float32)[None, :], axis=1)
     ranks[unknown] = np.nan
-    weights = np.array([[config.fusion_weight[source]] for source in SOURCES], np.float32)
-    fused = np.nan_to_num(weights / (20 + ranks)).sum(axis=0)
+    fused = fuse(ranks, config.fusion_weight)
     if len(rows) > config.most and not narrow:
         best = np.sort(np.argsort(-fused, kind="stable")[: config.most])
         rows, scores, ranks, fused = rows[best], scores[:, best], ranks[:, best], fused[best]
     return rows, scores.T, ranks.T, fused
+
+
+def fuse(ranks: Float32, weights: Mapping[str, float]) -> Float32:
+    """Reciprocal rank fusion: Σ w_s / (20 + rank_s) over the sources that know the item.
+
+    Args:
+        ranks: float32 [len(SOURCES), c], NaN where a source says nothing.
+        weights: of each source.
+    Returns:
+        float32 [c].
+    Source: Cormack et al. 2009, with weights.
+    """
+    of_source = np.array([[weights[source]] for source in SOURCES], np.float32)
+    fused: Float32 = np.nan_to_num(of_source / (20 + ranks)).sum(axis=0)
+    return fused
 
 
 def _few_rows(available: npt.NDArray[np.bool_] | None, most: int) -> Int32 | None:

@@ -1,8 +1,8 @@
 """The shopper as vectors: a learned attention over recent items, without anything learned of the shopper themselves.
 
-Anyone can be new: the vectors are a function of the history alone. They live in the space of the item embeddings, so
-that ``user vector · item embedding`` is the score and the item index answers for shoppers too. This side is numpy only;
-the weights are trained in :mod:`recsys.alignment.users`.
+Anyone can be new: the vectors are a function of the history alone. They live in the taste space of the items, so that
+``user vector · taste vector`` is the score and a Faiss index over the taste vectors answers for shoppers. This side is
+numpy only; the weights are trained in :mod:`recsys.alignment.users`.
 """
 
 import json
@@ -28,9 +28,9 @@ N_AGES = len(AGE_EDGES) + 1
 
 @dataclass(frozen=True, eq=False)
 class UserTower:
-    """The weights of the tower; float32 arrays, d = width of the item embeddings, k = interests, h = hidden.
+    """The weights of the tower; float32 arrays, d = width of the taste space, k = interests, h = hidden, c = content.
 
-    For a history of m items, newest last, with embeddings E [m, d] and newest embedding e = E[m − 1]:
+    For a history of m items, newest last, with taste vectors E [m, d] and newest one e = E[m − 1]:
 
     logits = E·query + (E·(e·affinity))·affinity_weight + by_position + by_age + by_gap + by_type     [m, k]
     pooled = softmax over items(logits)ᵀ·E                                                            [k, d]
@@ -55,6 +55,8 @@ class UserTower:
     inner: Array  # [2d, h]
     inner_bias: Array  # [h]
     outer: Array  # [h, d]
+    log_scale: Array  # [1], ln 1/τ of training: what a logit is worth, for who trains on
+    item_turn: Array  # [c, d], the place of an item by its content alone
 
     @property
     def interests(self) -> int:
@@ -63,8 +65,22 @@ class UserTower:
 
     @property
     def dim(self) -> int:
-        """Width of the item embeddings."""
+        """Width of the taste space."""
         return int(self.query.shape[0])
+
+    def item_vectors(self, content: Array) -> Array:
+        """Taste vectors of items that the training did not know, from their content alone.
+
+        Args:
+            content: as in training, float32 [n, c].
+
+        Returns:
+            float32 [n, d], unit norm; zeros where there is no content.
+        """
+        vectors = np.asarray(content, np.float32) @ self.item_turn
+        norms = np.linalg.norm(vectors, axis=1, keepdims=True)
+        unit: Array = vectors / np.maximum(norms, 1e-12)
+        return unit
 
     def user_vectors(
         self,
@@ -77,7 +93,7 @@ class UserTower:
         """The vectors of q shoppers; each is computed by itself, so it has the same bits in any batch.
 
         Args:
-            item_embeddings: unit norm, float32 [n, d].
+            item_embeddings: taste vectors of the items, unit norm, float32 [n, d].
             offsets: where each history begins and ends in the next three, int64 [q + 1].
             rows: rows of ``item_embeddings``, oldest first, int32 [m].
             event_types: positions in EVENT_TYPES, int8 [m].
@@ -128,6 +144,21 @@ class UserTower:
         save_file(weights, str(path), metadata={"reads": json.dumps([MAX_HISTORY, N_AGES, len(EVENT_TYPES)])})
 
 
+@dataclass(frozen=True, eq=False)
+class Taste:
+    """The space in which shoppers and items meet, as of one moment.
+
+    Attributes:
+        tower: history → user vectors.
+        items: taste vectors, unit norm float32 [n, d]; zeros for an item without content that nobody ever took.
+        own: what each item's vector has beside its content, float32 [n, d]: where a later training goes on from.
+    """
+
+    tower: UserTower
+    items: Array
+    own: Array
+
+
 def load_user_tower(path: Path | str) -> UserTower:
     """Read what :meth:`UserTower.save` wrote.
 
@@ -156,6 +187,8 @@ def load_user_tower(path: Path | str) -> UserTower:
         "inner": (2 * d, h),
         "inner_bias": (h,),
         "outer": (h, d),
+        "log_scale": (1,),
+        "item_turn": (weights["item_turn"].shape[0], d),
     }
     for name, shape in expected.items():
         if weights[name].shape != shape:

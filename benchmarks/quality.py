@@ -1,0 +1,160 @@
+"""The page of recommendation quality: ``python -m benchmarks.quality --results DIR [--page docs/quality.md]``
+
+DIR holds what the commands of the tables wrote with ``--json DIR/<name>.json``, under any names. The page is made of
+nothing else: a table for each file, the best peer in it marked, plots, and where a goal was missed it says so.
+"""
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import matplotlib
+
+matplotlib.use("Agg")
+from matplotlib import pyplot as plt
+
+OURS_COLOUR, PEER_COLOUR = "#1f6f8b", "#b8b8b8"
+
+HEAD = """# How good the recommendations are
+
+Everything on this page was written by the commands that stand beside the tables, and can be written again:
+
+```bash
+{commands}
+python -m benchmarks.quality --results {results}
+```
+
+`ours` is the shipped night with its shipped configuration, asked through `recommend()`; nothing was set by hand, and
+what it tunes, it tunes on an inner split of train. `ours: retrieval only` is the same release without its ranker, and
+`ours: without …` are nights that lack a part. Peers are what people use today, on the same data in the same run; the
+best of them is marked ◂. The interval is a paired bootstrap over users, 95%, of the difference to that peer. Seconds
+and memory are of the whole, training, tuning and answering, on two shared cores.
+"""
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="The page of recommendation quality")
+    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--page", type=Path, default=Path("docs/quality.md"))
+    args = parser.parse_args()
+    files = sorted(args.results.glob("*.json"))
+    results = {file.stem: json.loads(file.read_text()) for file in files}
+    if not results:
+        raise SystemExit(f"{args.results}: expected the JSON files of the tables, came none")
+    pictures = args.page.parent / args.page.stem
+    pictures.mkdir(parents=True, exist_ok=True)
+    commands = "\n".join(dict.fromkeys(result["command"] for result in results.values() if result.get("command")))
+    parts = [HEAD.format(commands=commands, results=args.results)]
+    for name, result in results.items():
+        parts.append("\n".join(section(name, result, pictures)))
+    args.page.write_text("\n".join(parts).rstrip() + "\n")
+    print(f"written to {args.page}")
+
+
+def section(name: str, result: Mapping[str, Any], pictures: Path) -> Iterator[str]:
+    """One table, what it says in words, and its plots."""
+    rows: list[dict[str, Any]] = result["rows"]
+    main_column = next(column for column in rows[0] if column != "method")
+    yield f"## {result['dataset']}: {result['protocol']}\n"
+    yield from table(rows)
+    yield ""
+    yield in_words(rows, main_column) + "\n"
+    for what, draw in (("stages", draw_stages), ("breakdowns", draw_breakdowns), ("candidates", draw_candidates)):
+        figure = draw(rows, main_column)
+        if figure is not None:
+            path = pictures / f"{name}_{what}.png"
+            figure.savefig(path, dpi=110, bbox_inches="tight")
+            plt.close(figure)
+            yield f"![{result['dataset']}, {result['protocol']}: {what}]({pictures.name}/{path.name})\n"
+
+
+def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
+    """The rows in Markdown."""
+    columns = [column for column in rows[0] if column not in ("best_peer", "by", "recall_by_candidates")]
+    yield "| " + " | ".join(columns) + " |"
+    yield "| --- |" + " ---: |" * (len(columns) - 1)
+    for row in rows:
+        method = (
+            f"**{row['method']}**" if row["method"] == "ours" else row["method"] + (" ◂" if row["best_peer"] else "")
+        )
+        yield "| " + " | ".join([method, *(_cell(row[column]) for column in columns[1:])]) + " |"
+
+
+def in_words(rows: Sequence[Mapping[str, Any]], column: str) -> str:
+    """Ours against the best peer and against its own first stage, and what each part brings."""
+    by_method = {row["method"]: row for row in rows}
+    ours, peer = by_method["ours"], next(row for row in rows if row["best_peer"])
+    said = [
+        f"`ours` is at {ours[column]:.4f} {column}, {ours[column] / peer[column]:.2f} × the best peer of the run "
+        f"({peer['method']}, {peer[column]:.4f}); the interval of the difference is {_cell(ours['ci_vs_best_peer'])}."
+    ]
+    first = by_method.get("ours: retrieval only")
+    if first is not None:
+        said.append(f"The ranker changes its own candidates' order by {ours[column] / first[column] - 1:+.1%}.")
+    for row in rows:
+        if row["method"].startswith("ours: without"):
+            part = row["method"].removeprefix("ours: without ")
+            said.append(f"Without {part}: {row[column] / ours[column] - 1:+.1%}.")
+    return " ".join(said)
+
+
+def draw_stages(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
+    """Every row as a bar."""
+    figure, axes = plt.subplots(figsize=(7, 0.3 * len(rows) + 0.8))
+    colours = [OURS_COLOUR if row["method"].startswith("ours") else PEER_COLOUR for row in rows]
+    axes.barh([row["method"] for row in rows][::-1], [row[column] for row in rows][::-1], color=colours[::-1])
+    axes.set_xlabel(column)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def draw_breakdowns(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
+    """Ours and the best peer by segments of users: where the gain lies."""
+    shown = [row for row in rows if row["method"] == "ours" or row["best_peer"]]
+    names = list(shown[0].get("by") or {})
+    if not names:
+        return None
+    figure, all_axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3), squeeze=False)
+    for axes, name in zip(all_axes[0], names):
+        labels = list(shown[0]["by"][name])
+        for number, row in enumerate(sorted(shown, key=lambda row: row["method"] == "ours")):
+            values = [row["by"][name][label][0] for label in labels]
+            places = [place + 0.4 * number - 0.2 for place in range(len(labels))]
+            axes.bar(
+                places, values, 0.4, label=row["method"], color="#1f6f8b" if row["method"] == "ours" else "#b8b8b8"
+            )
+        sizes = [shown[0]["by"][name][label][1] for label in labels]
+        axes.set_xticks(range(len(labels)), [f"{label}\n{size:,}" for label, size in zip(labels, sizes)], fontsize=7)
+        axes.set_xlabel(f"{name} (below: users)")
+        axes.set_ylabel(column)
+        axes.spines[["top", "right"]].set_visible(False)
+    all_axes[0][0].legend(fontsize=8, frameon=False)
+    figure.tight_layout()
+    return figure
+
+
+def draw_candidates(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
+    """Recall of the first stage against the number of candidates."""
+    first = next((row for row in rows if row["method"] == "ours: retrieval only"), None)
+    recall = (first or {}).get("recall_by_candidates") or {}
+    if len(recall) < 3:
+        return None
+    figure, axes = plt.subplots(figsize=(4.5, 3))
+    axes.plot([int(depth) for depth in recall], list(recall.values()), marker="o", color=OURS_COLOUR)
+    axes.set_xlabel("candidates, in the order of retrieval")
+    axes.set_ylabel("recall")
+    axes.set_ylim(bottom=0)
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def _cell(value: Any) -> str:
+    if isinstance(value, list):
+        return "[" + ", ".join(f"{each:+.4f}" for each in value) + "]"
+    return f"{value:.4f}" if isinstance(value, float) and abs(value) < 2 else str(value)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,24 @@
+"""Nights that lack a part: what the rows ``ours: without …`` of a table are."""
+
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:  # they bring torch, which no peer should pay for
+    from pipelines.encode import EncodedShop
+    from pipelines.night_config import NightConfig
+
+STAGES = ("without image", "without text", "without behaviour", "without tower", "without tuning")
+
+
+def leave_out(without: str, config: "NightConfig", encoded: "EncodedShop") -> "tuple[NightConfig, EncodedShop]":
+    """The night and its encodings without a part: one of STAGES, or "" for all of it."""
+    if without in ("without image", "without text"):
+        kept = {name: each for name, each in encoded.modalities.items() if name != without.removeprefix("without ")}
+        encoded = replace(encoded, modalities=kept)
+    if without == "without behaviour":  # in the alignment; what was bought together still counts elsewhere
+        config = replace(config, alignment=replace(config.alignment, behaviour_weight=0.0))
+    if without == "without tower":  # a shopper is then a recency-weighted mean of content
+        config = replace(config, users=replace(config.users, epochs=0))
+    if without == "without tuning":
+        config = replace(config, tuning=replace(config.tuning, enabled=False))
+    return config, encoded

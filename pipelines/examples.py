@@ -1,0 +1,103 @@
+"""What the ranker learns from: candidates that retrieval, fitted on earlier events only, really produced."""
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+
+from recsys.artifacts import Release
+from recsys.evaluation.requests import EvaluationSet
+from recsys.ranking.train import Examples
+from recsys.recommend import BATCH, score_inputs
+
+Progress = Callable[[Iterable[int], str], Iterable[int]]
+
+
+@dataclass(frozen=True)
+class ExamplesConfig:
+    """Which requests the ranker learns from.
+
+    Attributes:
+        max_requests: of each time cut.
+        newcomers: at most this many requests without history for each request with one; what they take is what sells.
+        negatives: retrieved candidates kept of each request besides the relevant ones, drawn evenly.
+        hidden_share: of the items whose past is hidden at a time, for the ranker to learn the order among newcomers.
+        hidden_draws: how many such parts are asked about, each at the price of one more fit; 0 leaves it out.
+        tower_examples: of the user tower, the newest.
+    """
+
+    max_requests: int = 12_000
+    newcomers: float = 10.0
+    negatives: int = 150
+    hidden_share: float = 0.1
+    hidden_draws: int = 1
+    tower_examples: int = 150_000
+
+
+def rank_examples(
+    release: Release,
+    questions: EvaluationSet,
+    config: ExamplesConfig,
+    seed: int,
+    progress: Progress = lambda steps, label: steps,
+    label: str = "",
+    among: np.ndarray | None = None,
+) -> list[Examples]:
+    """Candidates of each question with their outcomes; questions whose answer was not retrieved teach nothing.
+
+    ``among`` bool [n] restricts answers and alternatives to these items, as a filter of requests would.
+
+    Returns:
+        One Examples for each batch that has any.
+    """
+    rng = np.random.default_rng(seed)
+    chosen = _balanced(questions, config, rng)
+    n_items = np.int64(len(release.item_ids))
+    parts = []
+    for start in progress(range(0, len(chosen), BATCH), label):
+        batch = chosen[start : start + BATCH]
+        _, candidates, features = score_inputs(release, [questions.requests[i] for i in batch], among)
+        wanted = [
+            place * n_items + release.rows[item_id]
+            for place, i in enumerate(batch)
+            for item_id in questions.relevant[i]
+            if item_id in release.rows
+        ]
+        request = candidates.request_of
+        labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
+        if among is not None:
+            kept = np.flatnonzero(among[candidates.rows])
+            labels, request, features = labels[kept], request[kept], features[kept]
+        keep = _teaching_rows(labels, request, len(batch), config.negatives, rng)
+        sizes = np.bincount(request[keep], minlength=len(batch))
+        if len(keep):
+            offsets = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
+            parts.append(Examples(features[keep], labels[keep].astype(np.int8), offsets))
+    return parts
+
+
+def _balanced(questions: EvaluationSet, config: ExamplesConfig, rng: np.random.Generator) -> list[int]:
+    """Positions of the questions to learn from: all with a history, and a draw of those without."""
+    known = questions.history_lengths > 0
+    newcomers = np.flatnonzero(~known)
+    # A shop where everybody is new still learns what newcomers take.
+    most = max(int(config.newcomers * known.sum()), 500)
+    if len(newcomers) > most:
+        newcomers = rng.choice(newcomers, most, replace=False)
+    chosen: list[int] = np.sort(np.concatenate([np.flatnonzero(known), newcomers])).tolist()
+    return chosen
+
+
+def _teaching_rows(
+    labels: np.ndarray, request: np.ndarray, n_requests: int, negatives: int, rng: np.random.Generator
+) -> np.ndarray:
+    """Candidates to keep: of requests with a relevant one, that and ``negatives`` others drawn evenly."""
+    useful = np.bincount(request[labels], minlength=n_requests) > 0
+    draw = rng.random(len(labels))
+    draw[labels] = -1.0  # relevant ones come first
+    order = np.lexsort((draw, request))
+    sizes = np.bincount(request, minlength=n_requests)
+    place = np.empty(len(labels), np.int64)
+    place[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
+    positives = np.bincount(request[labels], minlength=n_requests)
+    return np.flatnonzero(useful[request] & (place < (positives + negatives)[request]))

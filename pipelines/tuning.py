@@ -1,0 +1,312 @@
+"""Self-tuning: the night chooses its own free numbers on the newest label window, before the ranker learns from it.
+
+A shop sets nothing by hand. What fades how fast, what counts how much, how deep to look and how the ranker grows its
+trees is asked of requests whose answers are known and which the test window never sees. A value is only changed where
+the better figure is no accident of the few who were asked: the mean gain must exceed one standard error (the one
+standard error rule of Breiman et al. 1984), so that a shop of 500 purchases keeps the defaults, and one of millions
+does not.
+"""
+
+import time
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from recsys.evaluation.requests import EvaluationSet
+from recsys.histories import Float32, Float64, Histories, Interactions, read_histories
+from recsys.ranking.train import Examples, RankerConfig, draw_examples, try_ranker
+from recsys.retrieval.fit import IndexedContent, TablesConfig, copurchase_of, linear_of, trending_scores
+from recsys.retrieval.items import ItemTable
+from recsys.retrieval.retrieve import (
+    SOURCES,
+    TABLES,
+    Retrieval,
+    RetrievalConfig,
+    fuse,
+    retrieve,
+    steps_from_newest,
+    sum_links,
+)
+
+K = 12  # places that count
+DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
+WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+HALF_LIVES_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+PENALTIES = (150.0, 500.0)  # each costs an inverse
+SHRINKAGES = (0.0, 4.0, 16.0, 64.0)
+# Leaves, learning rate, smallest leaf: from coarse trees for few requests to fine ones for many.
+SHAPES = ((7, 0.08, 400), (31, 0.05, 100))
+DEPTHS = (100, 150, 200)
+KEPT_RECALL = 0.97  # of what the deepest list holds: a shallower one that has it is enough
+
+
+@dataclass(frozen=True)
+class TuningConfig:
+    """What tuning may cost.
+
+    Attributes:
+        enabled: False keeps every number as it is configured.
+        max_requests: of the label window, drawn evenly.
+        seconds: spent on trials, after which no further one begins; what was not reached stays. Meant as a bound, not
+            as a pace: reaching it is noted in the manifest, and then two nights on the same input may differ.
+    """
+
+    enabled: bool = True
+    max_requests: int = 1_000
+    seconds: float = 180.0
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One number, as it was and as it is: NDCG@12 of what it decides, on the inner split."""
+
+    name: str
+    before: Any
+    after: Any
+    ndcg_before: float
+    ndcg_after: float
+
+
+@dataclass(frozen=True)
+class Inner:
+    """Requests with known answers, as arrays.
+
+    Attributes:
+        histories: of the q requests.
+        wanted: ragged rows that each shopper then took, one array a request.
+    """
+
+    histories: Histories
+    wanted: list[np.ndarray]
+
+    def ndcg(self, ranks: Sequence[np.ndarray]) -> Float64:
+        """NDCG@K of each request from the rank of each wanted item, float64 [q]; inf where it was not found."""
+        ideal = 1 / np.log2(np.arange(K) + 2)
+        gained = [float((1 / np.log2(mine[mine <= K] + 1)).sum()) for mine in ranks]
+        best = [float(ideal[: min(len(mine), K)].sum()) for mine in self.wanted]
+        return np.array(gained) / np.maximum(best, 1e-9)
+
+
+def inner_split(questions: EvaluationSet, rows: dict[str, int], history_limit: int) -> Inner:
+    """The questions whose answer the catalogue holds."""
+    wanted = [np.array([rows[i] for i in taken if i in rows], np.int64) for taken in questions.relevant]
+    asked = [place for place, mine in enumerate(wanted) if len(mine)]
+    histories = read_histories([questions.requests[place] for place in asked], rows, history_limit)
+    return Inner(histories, [wanted[place] for place in asked])
+
+
+def chosen_numbers(tables: TablesConfig, retrieval: RetrievalConfig, ranker: RankerConfig) -> dict[str, Any]:
+    """Every number that tuning may choose, by name, as it stands in these configurations."""
+    return {
+        **{f"tables.{key}": getattr(tables, key) for key in ("trending_half_life_days", "shrinkage", "linear_penalty")},
+        **{f"retrieval.step_decay.{name}": value for name, value in retrieval.step_decay.items()},
+        **{f"retrieval.fusion_weight.{name}": value for name, value in retrieval.fusion_weight.items()},
+        "retrieval.most": retrieval.most,
+        "ranker.shape": [ranker.leaves, ranker.learning_rate, ranker.min_leaf],
+    }
+
+
+def start_from(
+    numbers: Mapping[str, Any],
+    tables: TablesConfig,
+    retrieval: RetrievalConfig,
+    ranker: RankerConfig,
+    pinned: Collection[str],
+) -> tuple[TablesConfig, RetrievalConfig, RankerConfig]:
+    """The configurations with what an earlier night chose, where nobody set it by hand since.
+
+    Args:
+        numbers: see chosen_numbers(); a name that this code does not know is passed over.
+        tables, retrieval, ranker: of this night.
+        pinned: see Tuner.
+    """
+    for name in chosen_numbers(tables, retrieval, ranker):
+        if name not in numbers or _is_pinned(name, pinned):
+            continue
+        value, (table, key, *source) = numbers[name], name.split(".")
+        if name == "ranker.shape":
+            ranker = replace(ranker, leaves=value[0], learning_rate=value[1], min_leaf=value[2])
+        elif table == "tables":
+            tables = replace(tables, **{key: value})
+        elif source:
+            retrieval = replace(retrieval, **{key: getattr(retrieval, key) | {source[0]: value}})
+        else:
+            retrieval = replace(retrieval, **{key: value})
+    return tables, retrieval, ranker
+
+
+def _is_pinned(name: str, pinned: Collection[str]) -> bool:
+    """Whether the number, or the table it stands in, was set by hand; of a ranker's shape, any part of it."""
+    if name == "ranker.shape":
+        return any(one in pinned for one in ("ranker.leaves", "ranker.learning_rate", "ranker.min_leaf"))
+    return name in pinned
+
+
+class Tuner:
+    """Tries values in a fixed order and keeps those that are better for sure."""
+
+    def __init__(self, inner: Inner, seconds: float, pinned: Collection[str] = ()) -> None:
+        self.inner = inner
+        self.trials: list[Trial] = []
+        self.ran_out = False
+        self._seconds_left = seconds
+        self._pinned = pinned  # "table.key" of what was set by hand
+
+    def choose(self, name: str, now: Any, values: Sequence[Any], judge: Callable[[Any], Float64]) -> Any:
+        """The best of ``values`` by the mean of ``judge(value)``, float64 [q]; ``now`` unless another is surely better.
+
+        ``now`` is always tried; it need not be one of the values.
+        """
+        if _is_pinned(name, self._pinned) or self._over():
+            return now
+        start = self._timed(judge, now)
+        best, best_scores = now, start
+        for value in values:
+            if value == now or self._over():
+                continue
+            scores = self._timed(judge, value)
+            if scores.mean() > best_scores.mean():
+                best, best_scores = value, scores
+        gain = best_scores - start
+        error = gain.std() / np.sqrt(max(len(gain), 1))
+        if best == now or gain.mean() <= max(error, 1e-9):
+            return now
+        self.trials.append(Trial(name, now, best, float(start.mean()), float(best_scores.mean())))
+        return best
+
+    def _over(self) -> bool:
+        self.ran_out = self.ran_out or self._seconds_left <= 0
+        return self.ran_out
+
+    def _timed(self, judge: Callable[[Any], Float64], value: Any) -> Float64:
+        started = time.monotonic()
+        scores = judge(value)
+        self._seconds_left -= time.monotonic() - started
+        return scores
+
+
+def tune_tables(
+    tuner: Tuner, content: IndexedContent, retrieval: Retrieval, events: Interactions, config: TablesConfig, now: float
+) -> TablesConfig:
+    """How the tables are counted: trending's half-life, the co-purchase cosine's shrinkage, the linear model's penalty.
+
+    Args:
+        tuner: with the inner split.
+        content: the sources that do not depend on the moment.
+        retrieval: as fitted with ``config`` at the start of the window.
+        events: what it was fitted on.
+        config: to start from.
+        now: the start of the window, days since 1970.
+    """
+    inner = tuner.inner
+    n_items = len(content.item_ids)
+
+    def by_trend(half_life: float) -> Float64:
+        order = np.argsort(-trending_scores(events, n_items, now, half_life), kind="stable")
+        rank = np.empty(n_items)
+        rank[order] = np.arange(1, n_items + 1)
+        return inner.ndcg([rank[mine] for mine in inner.wanted])
+
+    half_life = tuner.choose(
+        "tables.trending_half_life_days", config.trending_half_life_days, HALF_LIVES_DAYS, by_trend
+    )
+    config = replace(config, trending_half_life_days=half_life)
+    decay = retrieval.config.step_decay
+
+    def by_shrinkage(shrinkage: float) -> Float64:
+        table = copurchase_of(events, n_items, replace(config, shrinkage=shrinkage))
+        return _table_ndcg(inner, table, decay["copurchase"])
+
+    shrinkage = tuner.choose("tables.shrinkage", config.shrinkage, SHRINKAGES, by_shrinkage)
+    config = replace(config, shrinkage=shrinkage)
+
+    def by_penalty(penalty: float) -> Float64:
+        return _table_ndcg(inner, linear_of(events, content, replace(config, linear_penalty=penalty)), decay["linear"])
+
+    penalty = tuner.choose("tables.linear_penalty", config.linear_penalty, PENALTIES, by_penalty)
+    return replace(config, linear_penalty=penalty)
+
+
+def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
+    """How fast the past fades in each table, what each source counts in the fused order, and how many go on."""
+    config, inner = retrieval.config, tuner.inner
+    for name in TABLES:
+        table = retrieval.tables[name]
+        decay = tuner.choose(
+            f"retrieval.step_decay.{name}",
+            config.step_decay[name],
+            DECAYS,
+            lambda value, table=table: _table_ndcg(inner, table, value),
+        )
+        config = replace(config, step_decay=config.step_decay | {name: decay})
+    everything = replace(retrieval, config=replace(config, most=len(retrieval.trending) + 1))
+    brought = retrieve(everything, inner.histories)
+    spans = list(zip(brought.offsets[:-1].tolist(), brought.offsets[1:].tolist()))
+    places = [
+        start + np.flatnonzero(np.isin(brought.rows[start:stop], mine))
+        for (start, stop), mine in zip(spans, inner.wanted)
+    ]
+
+    def ranks_by(weights: dict[str, float]) -> list[np.ndarray]:
+        fused = fuse(brought.ranks.T, weights)
+        return [
+            (fused[start:stop] >= fused[mine][:, None]).sum(axis=1) if len(mine) else np.zeros(0)
+            for (start, stop), mine in zip(spans, places)
+        ]
+
+    weights = dict(config.fusion_weight)
+    for _ in range(2):
+        for source in SOURCES:
+            chosen = tuner.choose(
+                f"retrieval.fusion_weight.{source}",
+                weights[source],
+                WEIGHTS,
+                lambda value, source=source: inner.ndcg(ranks_by(weights | {source: value})),
+            )
+            weights[source] = chosen
+    config = replace(config, fusion_weight=weights)
+    found = ranks_by(weights)
+    held = {most: sum(int((mine <= most).sum()) for mine in found) for most in (*DEPTHS, config.most)}
+    enough = [most for most in DEPTHS if held[most] >= KEPT_RECALL * held[DEPTHS[-1]]]
+    if enough and enough[0] != config.most and len(inner.wanted) >= 100:
+        share = 1 / max(sum(len(mine) for mine in inner.wanted), 1)
+        # Not NDCG but recall: how many of the wanted go on to the ranker.
+        trial = Trial("retrieval.most", config.most, enough[0], held[config.most] * share, held[enough[0]] * share)
+        tuner.trials.append(trial)
+        config = replace(config, most=enough[0])
+    return config
+
+
+def tune_ranker(
+    tuner: Tuner, examples: Examples, config: RankerConfig, max_requests: int, seed: int, threads: int
+) -> RankerConfig:
+    """How the trees grow: by how they order a third of the requests after learning from the others."""
+    some = draw_examples(examples, max_requests, seed)
+    if len(some) < 60:
+        return config
+
+    def judge(shape: tuple[int, float, int]) -> Float64:
+        leaves, rate, smallest = shape
+        return try_ranker(
+            some, replace(config, leaves=leaves, learning_rate=rate, min_leaf=smallest), seed=seed, threads=threads
+        )
+
+    now = (config.leaves, config.learning_rate, config.min_leaf)
+    leaves, rate, smallest = tuner.choose("ranker.shape", now, SHAPES, judge)
+    return replace(config, leaves=leaves, learning_rate=rate, min_leaf=smallest)
+
+
+def _table_ndcg(inner: Inner, table: ItemTable, decay: float) -> Float64:
+    """NDCG of one table alone, with this decay a step."""
+    steps = steps_from_newest(inner.histories)
+    found = []
+    for (start, stop), mine in zip(inner.histories.spans(), inner.wanted):
+        past = inner.histories.rows[start:stop]
+        weights: Float32 = np.float32(decay) ** steps[start:stop]
+        rows, scores = sum_links([table], past, weights[None, :])
+        here = np.flatnonzero(np.isin(rows, mine) & (scores[0] > 0))
+        # Ties count against.
+        found.append((scores[0] >= scores[0, here][:, None]).sum(axis=1) if len(here) else np.zeros(0))
+    return inner.ndcg(found)

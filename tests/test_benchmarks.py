@@ -1,0 +1,94 @@
+"""The tables: a published row is reproduced, a planted winner is named, and the page says what was measured."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from benchmarks import quality
+from benchmarks.protocol import Answers, Truth, popularity_segments, score, show
+from benchmarks.sequences import MEASURES, Files, peer, read_sequences, shuffle_ends, truth_of
+from recsys.evaluation import metrics
+from recsys.evaluation.metrics import history_segments
+
+SEQUENCES = Path("../shared/data/amazon_sequences")
+
+
+@pytest.mark.slow
+def test_pctm_reproduces_its_published_row():
+    file = SEQUENCES / "Beauty.txt"
+    if not file.exists():
+        pytest.skip(f"{file} is not here: the published row cannot be reproduced without its data")
+    files = Files(file, None, None)
+    truth = truth_of(read_sequences(files))
+    rows = peer("PCTM", files)
+    assert metrics.recall_at_k(rows, truth.offsets, truth.rows, 10).mean() == pytest.approx(0.0998, abs=5e-5)
+    assert metrics.ndcg_at_k(rows, truth.offsets, truth.rows, 10).mean() == pytest.approx(0.0635, abs=5e-5)
+
+
+def test_only_the_last_three_change_places():
+    lines = [[str(n) for n in range(length)] for length in (1, 2, 3, 9)]
+    mixed = shuffle_ends(lines)
+    assert [sorted(line) for line in mixed] == [sorted(line) for line in lines]
+    assert mixed[3][:-3] == lines[3][:-3]
+    assert shuffle_ends(lines) == mixed
+
+
+def test_leave_last_out(tmp_path):
+    file = tmp_path / "shop.txt"
+    file.write_text("ann a b c\nbob a c b\ncid b a z\n")  # nobody took z before: cid is not asked
+    data = read_sequences(Files(file, None, None))
+    named = [[data.item_ids[row] for row in line] for line in data.train]
+    assert named == [["a", "b"], ["a", "c"], ["b", "a"]]
+    assert [(int(user), data.item_ids[row]) for user, row in zip(data.users, data.targets)] == [(0, "c"), (1, "b")]
+
+
+def planted():
+    """Forty users; ours finds each one's item first, one peer finds every second, the other none."""
+    n = 40
+    truth = Truth(np.arange(n + 1), np.arange(n, dtype=np.int32), breakdowns=(history_segments(np.arange(n)),))
+    found = np.tile(np.arange(n, dtype=np.int32)[:, None], (1, 12)) + 100 * np.arange(12, dtype=np.int32)
+    half = np.where(np.arange(n)[:, None] % 2, found, found + 5000).astype(np.int32)
+    return truth, [
+        Answers("weak", (found + 5000).astype(np.int32), 1.0, 1.0),
+        Answers("strong", half, 1.0, 1.0),
+        Answers("ours", found, 2.0, 2.0),
+        Answers("ours: retrieval only", half, 2.0, 2.0),
+    ]
+
+
+def test_the_best_peer_is_found_and_the_interval_is_of_the_difference_to_it():
+    truth, answers = planted()
+    rows = {row["method"]: row for row in score(answers, truth, MEASURES, "ndcg@10")}
+    assert [name for name, row in rows.items() if row["best_peer"]] == ["strong"]
+    assert (rows["ours"]["ndcg@10"], rows["strong"]["recall@10"]) == (1.0, 0.5)
+    low, high = rows["ours"]["ci_vs_best_peer"]
+    assert 0.3 < low < 0.5 < high < 0.7
+    assert rows["strong"]["ci_vs_best_peer"] == [0, 0]
+    assert rows["ours"]["by"]["events in the history"]["none"] == (1.0, 1)
+
+
+def test_segments_of_the_item_taken():
+    segments = popularity_segments(np.array([0, 4, 5, 49, 50, 1000]))
+    assert [segments.labels[code] for code in segments.codes] == [
+        "none", "1–4", "5–9", "20–49", "50 and more", "50 and more",
+    ]  # fmt: skip
+
+
+def test_the_page_says_what_was_measured(tmp_path, monkeypatch, capsys):
+    truth, answers = planted()
+    results = tmp_path / "results"
+    show("Some shop", "next item", score(answers, truth, MEASURES, "ndcg@10"), results / "shop.json")
+    assert set(json.loads((results / "shop.json").read_text())) == {"dataset", "protocol", "command", "rows"}
+    page = tmp_path / "quality.md"
+    monkeypatch.setattr("sys.argv", ["quality", "--results", str(results), "--page", str(page)])
+    quality.main()
+    text = page.read_text()
+    assert "## Some shop: next item" in text
+    assert "`ours` is at 1.0000 ndcg@10, 2.00 × the best peer of the run (strong, 0.5000)" in text
+    assert "The ranker changes its own candidates' order by +100.0%." in text
+    assert "| **ours** | 1.0000 |" in text
+    for picture in ("stages", "breakdowns"):
+        assert (tmp_path / "quality" / f"shop_{picture}.png").stat().st_size > 1000
+        assert f"(quality/shop_{picture}.png)" in text

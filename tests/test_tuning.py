@@ -1,0 +1,155 @@
+"""Self-tuning finds planted numbers, keeps what is not surely better, and a repeated night ends where it ended."""
+
+from dataclasses import replace
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+from pipelines.tuning import (
+    Inner,
+    Trial,
+    Tuner,
+    TuningConfig,
+    chosen_numbers,
+    inner_split,
+    start_from,
+    tune_ranker,
+    tune_retrieval,
+)
+from pipelines.workshop import Workshop
+from recsys.evaluation.requests import EvaluationSet
+from recsys.ranking.features import FEATURES
+from recsys.ranking.train import Examples, RankerConfig
+from recsys.request import Interaction, Request
+from recsys.retrieval.fit import TablesConfig
+from recsys.retrieval.items import ItemTable
+from recsys.retrieval.retrieve import SOURCES, TABLES, RetrievalConfig
+from tests.builders import CUTOFF, build_release, build_shop, histories_of, recipe
+
+
+def nobody(n=0):
+    return Inner(histories_of(*[[] for _ in range(n)]), [np.array([0])] * n)
+
+
+def test_ndcg_of_ranks_is_that_worked_by_hand():
+    inner = Inner(histories_of([], [], []), [np.array([1]), np.array([1, 2]), np.array([3])])
+    scores = inner.ndcg([np.array([1.0]), np.array([2.0, np.inf]), np.array([13.0])])
+    assert scores == pytest.approx([1.0, (1 / np.log2(3)) / (1 + 1 / np.log2(3)), 0.0])
+
+
+def test_only_a_sure_gain_changes_a_number():
+    tuner = Tuner(nobody(), seconds=60)
+    rng = np.random.default_rng(0)
+    sure = {1: np.full(100, 0.5), 2: np.full(100, 0.5) + rng.uniform(0, 0.2, 100)}
+    assert tuner.choose("sure", 1, (1, 2), sure.__getitem__) == 2
+    noise = rng.normal(0, 1, 100)
+    luck = {1: np.zeros(100), 2: noise - noise.mean() + 0.05}  # better on average, by half a standard error
+    assert tuner.choose("luck", 1, (1, 2), luck.__getitem__) == 1
+    assert tuner.choose("worse", 1, (0,), lambda value: np.full(10, float(value))) == 1
+    assert [trial.name for trial in tuner.trials] == ["sure"]
+    assert tuner.trials[0] == Trial("sure", 1, 2, 0.5, pytest.approx(sure[2].mean()))
+
+
+def test_what_is_set_by_hand_is_not_even_tried():
+    tuner = Tuner(nobody(), seconds=60, pinned=("tables.shrinkage", "ranker.leaves"))
+    for name in ("tables.shrinkage", "ranker.shape"):
+        assert tuner.choose(name, 1, (2,), lambda value: pytest.fail(f"tried {value}")) == 1
+
+
+def test_time_that_is_up_leaves_the_rest_as_it_was_and_says_so():
+    tuner = Tuner(nobody(), seconds=-1)
+    assert tuner.choose("a", 1, (2,), lambda value: pytest.fail(f"tried {value}")) == 1
+    assert tuner.ran_out
+
+
+@pytest.fixture(scope="module")
+def release():
+    return build_release(*build_shop())
+
+
+def test_the_decay_and_the_weight_that_were_planted_are_found(release):
+    """Who took a, then b, takes what b links to and never what a does. One table knows the link, the others mislead."""
+    n = len(release.item_ids)
+    links = np.arange(n, dtype=np.int32)
+    right = ItemTable(((links + 7) % n)[:, None].astype(np.int32), np.ones((n, 1), np.float32))
+    wrong = ItemTable(((links + 3) % n)[:, None].astype(np.int32), np.ones((n, 1), np.float32))
+    tables = {name: right if name == "transitions" else wrong for name in TABLES}
+    config = RetrievalConfig(
+        depth=20,
+        fusion_weight=dict.fromkeys(SOURCES, 0.0) | {"copurchase": 1.0, "transitions": 0.25},
+        step_decay=dict.fromkeys(TABLES, 1.0),
+    )
+    retrieval = replace(release.retrieval, tables=tables, config=config, taste_index=None)
+    rng = np.random.default_rng(0)
+    pairs = [rng.choice(n, 2, replace=False) for _ in range(60)]
+    requests = [
+        Request(
+            requested_at=CUTOFF,
+            history=[
+                Interaction(release.item_ids[first], "purchase", CUTOFF - timedelta(days=2)),
+                Interaction(release.item_ids[second], "purchase", CUTOFF - timedelta(days=1)),
+            ],
+        )
+        for first, second in pairs
+    ]
+    taken = [[release.item_ids[(second + 7) % n]] for _, second in pairs]
+    questions = EvaluationSet(requests, taken, CUTOFF, CUTOFF + timedelta(days=1))
+    tuner = Tuner(inner_split(questions, release.rows, 50), seconds=60)
+    tuned = tune_retrieval(tuner, retrieval)
+    assert tuned.step_decay["transitions"] < 1.0
+    assert tuned.fusion_weight["transitions"] > tuned.fusion_weight["copurchase"]
+    changed = {trial.name: trial for trial in tuner.trials}
+    assert changed["retrieval.step_decay.transitions"].ndcg_after == pytest.approx(1.0)
+    assert changed["retrieval.step_decay.transitions"].ndcg_before < 1.0
+
+
+def test_a_few_requests_do_not_reshape_the_trees():
+    few = Examples(np.zeros((40, len(FEATURES)), np.float32), np.tile([1, 0], 20).astype(np.int8), np.arange(0, 41, 2))
+    config = RankerConfig()
+    assert tune_ranker(Tuner(nobody(), 60), few, config, 1000, seed=0, threads=1) == config
+
+
+def test_the_next_night_starts_where_the_last_one_ended():
+    defaults = TablesConfig(), RetrievalConfig(), RankerConfig()
+    numbers = chosen_numbers(*defaults) | {
+        "tables.shrinkage": 16.0,
+        "retrieval.step_decay.transitions": 0.3,
+        "retrieval.most": 400,
+        "ranker.shape": [31, 0.03, 400],
+        "tables.trending_half_life_days": 8.0,
+        "a number of another version": 1,
+    }
+    tables, retrieval, ranker = start_from(numbers, *defaults, pinned=("tables.trending_half_life_days",))
+    assert (tables.shrinkage, tables.trending_half_life_days) == (16.0, TablesConfig().trending_half_life_days)
+    assert (retrieval.step_decay["transitions"], retrieval.most) == (0.3, 400)
+    assert (ranker.leaves, ranker.learning_rate, ranker.min_leaf) == (31, 0.03, 400)
+    assert start_from({}, *defaults, pinned=()) == defaults
+
+
+def test_a_workshop_tunes_before_it_makes_anything_and_twice_the_same():
+    shop, vectors = build_shop(n_items=120, n_shoppers=300)
+    days = [CUTOFF - timedelta(days=n) for n in (4, 3, 2)]
+    cuts = [(day, day + timedelta(days=1)) for day in days]
+    config = replace(recipe(), tuning=TuningConfig(seconds=600))
+    records = []
+    for _ in range(2):
+        workshop = Workshop(shop, vectors, config, lambda steps, _: steps)
+        workshop.tune(cuts)
+        assert workshop.config.retrieval.fusion_weight != config.retrieval.fusion_weight  # which recipe() makes poor
+        assert workshop.ranked_release(cuts, CUTOFF).retrieval.config == workshop.config.retrieval
+        records.append(workshop.tuning_record())
+    assert records[0] == records[1]
+    assert records[0]["numbers"] == chosen_numbers(
+        workshop.config.tables, workshop.config.retrieval, workshop.config.ranker
+    )
+    assert not records[0]["ran_out_of_time"]
+
+
+def test_switched_off_it_changes_nothing():
+    shop, vectors = build_shop()
+    config = replace(recipe(), tuning=TuningConfig(enabled=False))
+    workshop = Workshop(shop, vectors, config, lambda steps, _: steps)
+    workshop.tune([(CUTOFF - timedelta(days=3), CUTOFF - timedelta(days=2))])
+    assert workshop.config == config
+    assert workshop.tuning_record() == {}
