@@ -49,8 +49,8 @@ class TuningConfig:
     Attributes:
         enabled: False keeps every number as it is configured.
         max_requests: of the label window, drawn evenly.
-        seconds: of processor time spent on trials, after which no further one begins; what was not reached stays. Meant as a bound, not
-            as a pace: reaching it is noted in the manifest, and then two nights on the same input may differ.
+        seconds: of processor time for trials, after which no further one begins; what was not reached stays. Meant as
+            a bound, not as a pace: reaching it is noted in the manifest, and two nights on the same input may differ.
     """
 
     enabled: bool = True

@@ -144,6 +144,7 @@ def test_the_ab_page_in_a_browser(ab, browse):
     assert 'data-overflow="false"' in dom
     assert dom.count("<svg") == 3
     assert "43%" in dom
+    assert re.search(r"B better for \d+\.\d%, worse for \d+\.\d%", dom)
 
 
 def test_nothing_a_shop_writes_becomes_markup(night, ab):

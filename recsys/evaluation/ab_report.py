@@ -110,10 +110,11 @@ def ab_lead(report: ABInput) -> str:
 
 
 def _ab_facts(report: ABInput, main: str, comparison: Comparison) -> list[tuple[str, str, str]]:
+    sides = f"B better for {comparison.share_better:.1%}, worse for {comparison.share_worse:.1%}"
     facts = [
         (f"{main} of B", say_figure(comparison.mean_b), f"of A: {say_figure(comparison.mean_a)}"),
         ("change", say_lift(comparison), f"95% interval {say_interval(comparison)}"),
-        ("shoppers", f"{comparison.n:,}", say_sides(comparison)),
+        ("shoppers", f"{comparison.n:,}", sides),
     ]
     if report.overlap is not None:
         facts.append(("in both slates", f"{report.overlap:.0%}", "of the items, on average"))
