@@ -30,6 +30,7 @@ from recsys.data.tables import Run
 from recsys.errors import ConfigError, SchemaError
 from recsys.recommend import recommend
 from recsys.request import Request
+from tests.builders import purchases
 
 SMALL = Path("pipelines/small.toml")
 DAY = timedelta(days=1)
