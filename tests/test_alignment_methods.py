@@ -69,6 +69,13 @@ def test_a_method_gives_the_same_bits_again(method):
     np.testing.assert_array_equal(first.embed(modalities), again.embed(modalities))
 
 
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_shop_of_one_modality_still_gets_an_aligner(method):
+    text = {"text": make_modalities()["text"]}
+    embedded = align(text, method=method, epochs=2, fusion="mean", adversarial_weight=0.1).embed(text)
+    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-5)
+
+
 def test_one_space_is_joined_as_it_is():
     modalities = make_modalities((48, 48), joint=True)
     shifted = {**modalities, "text": Modality(modalities["text"].vectors + 5, modalities["text"].present)}
@@ -254,3 +261,18 @@ def test_closed_forms_take_any_subset_and_more_than_two_modalities():
     part = aligner.embed({name: of_unseen[name] for name in ("image", "audio")})
     assert recall_at_1(part, aligner.embed({"text": of_unseen["text"]})) > 0.5
     assert set(CLOSED_FORM) < set(METHODS)
+
+
+def test_a_query_in_words_is_read_as_a_description_and_as_a_review():
+    modalities = make_modalities((24, 24))
+    said = {"text": modalities["text"], "reviews": modalities["image"]}
+    both = align(said, method="cca")
+    query = modalities["text"].vectors[:5]
+    there = np.ones(5, bool)
+    whole = both.embed({"text": Modality(query, there), "reviews": Modality(query, there)})
+    np.testing.assert_array_equal(both.embed_words(query), whole)
+    described = align(modalities, method="cca")
+    np.testing.assert_allclose(described.embed_words(query), described.embed_modality("text", query), atol=1e-6)
+    pictures = align({"image": modalities["image"], "video": modalities["text"]}, method="cca")
+    with pytest.raises(SchemaError, match=r"knows words, came one of \['image', 'video'\]"):
+        pictures.embed_words(query)
