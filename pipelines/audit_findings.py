@@ -16,8 +16,8 @@ Rows = NDArray[np.int64]
 
 BLOCK = 8_192  # items whose neighbours are asked for at once
 NEIGHBOURS = 12  # of an item, that may be its duplicates
-ALIKE = 0.9  # cosine of encodings from which on a pair is looked at; the pixels or the words then decide
-SAME_PICTURE = 0.12  # of the picture's own contrast, at most, that two thumbnails of one picture differ by
+ALIKE = 0.8  # cosine of encodings from which on a pair is looked at; the pixels or the words then decide
+SAME_PICTURE = 0.09  # of the picture's own contrast, at most, that two thumbnails of one picture differ by
 SAME_WORDS = 0.9  # of the words, at least, that two texts share
 SAME_WORDS_TOO = 0.8  # the same, where the pictures are the same already
 FEW_WORDS = 4  # a text shorter than this is no evidence
@@ -53,7 +53,7 @@ def thumbnail(path: Path | None) -> NDArray[np.float32] | None:
     try:
         with Image.open(path) as file:
             file.draft("RGB", (96, 96))
-            return np.asarray(file.convert("RGB").resize((24, 24), Image.Resampling.BOX), np.float32)
+            return np.asarray(file.convert("RGB").resize((24, 24), Image.Resampling.BILINEAR), np.float32)
     except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
         return None
 

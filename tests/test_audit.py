@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,7 @@ from pipelines.audit import DISAGREE, MISSING, SAME_PICTURE, SAME_WORDS, TWICE
 from pipelines.audit_findings import groups_of, likely_pairs, picture_difference, shared_words, thumbnail
 from pipelines.audit_fit import FALSE_SHARE, judge_fit, swapped_pairs
 from pipelines.cli import main
-from pipelines.config import Paths, load_config
-from pipelines.retrain import retrain
+from pipelines.config import Paths
 from recsys.data.database import open_database
 from recsys.data.importers import import_shop
 from recsys.data.synthetic import ShopConfig, make_shop
@@ -81,11 +80,9 @@ def planted(tmp_path_factory: pytest.TempPathFactory) -> Planted:
     paths = Paths(
         f"sqlite:///{home / 'shop.db'}", *(str(home / name) for name in ("events", "cache", "releases", "shop"))
     )
-    config = replace(load_config(SMALL), paths=paths)
     engine = open_database(paths.database)
     import_shop(engine, home / "shop", "generic", rejects=home / "rejects", images_root=home / "shop", progress=False)
     engine.dispose()
-    retrain(config, progress=False)
     written = home / "night.toml"
     general, _, tables = SMALL.read_text().partition("[paths]")
     named = [f"{name} = {json.dumps(value)}" for name, value in vars(paths).items()]
@@ -117,8 +114,8 @@ def test_products_entered_twice_are_found_and_few_others(planted: Planted) -> No
 def test_swapped_pictures_are_found_and_few_others(planted: Planted) -> None:
     called = planted.found(DISAGREE)
     right = set(called["item_id"]) & planted.swaps.keys()
-    assert len(right) >= 0.6 * len(planted.swaps)
-    assert len(called) - len(right) <= len(planted.swaps)
+    assert len(right) >= 0.75 * len(planted.swaps)
+    assert len(called) - len(right) <= 6  # of about 270
     named = {a: b for a, b in called.select("item_id", "other_id").iter_rows() if b is not None}
     assert named.items() <= planted.swaps.items()
 
@@ -132,6 +129,13 @@ def test_what_lacks_a_picture_is_named_and_the_page_shows_it_all(planted: Plante
     assert planted.page.count("data:image/jpeg;base64,") >= 2 * len(planted.found(TWICE))
     assert "copy-3" in planted.page
     assert "http" not in planted.page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+
+
+def test_a_release_that_is_not_recorded_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "night.toml").write_text(f'[paths]\ndatabase = "sqlite:///{tmp_path / "shop.db"}"\n')
+    asked = ["audit", "--config", str(tmp_path / "night.toml"), "--release", "none", "--out", str(tmp_path / "audit")]
+    assert main(asked) == 2
+    assert "of which there is none yet, came 'none'" in capsys.readouterr().err
 
 
 def pairs_in_one_space(n: int, wrong: int, noise: float) -> tuple[np.ndarray, np.ndarray]:
