@@ -157,7 +157,12 @@ def _pairs(
         groups_of(pairs, len(items)).tolist(),
         scores.tolist(),
         [say(score) for score in scores.tolist()],
-    ).sort("group", "item_id", "other_id")
+    ).sort(_sureness(kind).min().over("group"), "group", "item_id", "other_id")
+
+
+def _sureness(kind: str) -> pl.Expr:
+    """What sorts the surest pair first: pictures that differ least, or texts that share most."""
+    return -pl.col("score") if kind == SAME_WORDS else pl.col("score")
 
 
 def _disagreements(items: pl.DataFrame, fit: Disagreement) -> pl.DataFrame:
