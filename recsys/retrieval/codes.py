@@ -4,8 +4,8 @@ Two families, both made by a function that looks at the items and gives a frozen
 
 * :class:`SignCodes`: one bit a hyperplane. Plain ones take random rotations, learned ones ITQ's. Faiss compares them by
   Hamming distance; what that brings is rescored from the vectors, which may lie on disk (:class:`CodeIndex`).
-* :class:`GradedCodes`: several bits a principal axis, most where the items differ most. Its first bits are signs, for
-  the Hamming search; all of them together approximate the vector so well that rescoring can do without it.
+* :class:`GradedCodes`: several bits a principal axis, most where the items differ most. They stand for the vector when
+  a shortlist is to be rescored without it (:class:`DecodedVectors`).
 """
 
 from collections.abc import Callable
@@ -96,7 +96,7 @@ def learn_codes(vectors: Float32, bits: int, seed: int, rounds: int = 30) -> Sig
 
 @dataclass(frozen=True, eq=False)
 class GradedCodes:
-    """Several bits a principal axis; the first of each axis come first in the code, and are signs.
+    """Several bits a principal axis, axis after axis.
 
     Attributes:
         mean: float32 [d].
@@ -114,11 +114,6 @@ class GradedCodes:
     def bits(self) -> int:
         """Bits of a code, a multiple of 8."""
         return int(self.widths.sum())
-
-    @property
-    def sign_bytes(self) -> int:
-        """Leading bytes of a code that hold signs alone."""
-        return len(self.widths) // 8
 
     def encode(self, vectors: Float32) -> Codes:
         """float32 [n, d] → uint8 [n, bits / 8]."""
@@ -152,10 +147,8 @@ class GradedCodes:
 
     def _places(self) -> list[list[int]]:
         """Where in the code the bits of each axis stand, most significant first."""
-        starts = len(self.widths) + np.concatenate([[0], np.cumsum(self.widths - 1)])
-        return [
-            [axis, *range(int(starts[axis]), int(starts[axis] + width - 1))] for axis, width in enumerate(self.widths)
-        ]
+        ends = np.cumsum(self.widths).tolist()
+        return [list(range(end - width, end)) for end, width in zip(ends, self.widths.tolist())]
 
 
 def graded_codes(vectors: Float32, bits: int, seed: int) -> GradedCodes:
@@ -190,14 +183,14 @@ class DecodedVectors:
 
     Attributes:
         codes: what decodes them.
-        parts: uint8 [n, bytes] each; side by side they are the codes. The signs may be those that Faiss holds.
+        stored: uint8 [n, bits / 8].
     """
 
     codes: GradedCodes
-    parts: tuple[Codes, ...]
+    stored: Codes
 
     def __getitem__(self, rows: NDArray[np.int64]) -> Float32:
-        return self.codes.decode(np.concatenate([part[rows] for part in self.parts], axis=1))
+        return self.codes.decode(self.stored[rows])
 
 
 @dataclass(frozen=True, eq=False)
@@ -206,12 +199,12 @@ class CodeIndex:
 
     Attributes:
         codes: what turns a query into a code.
-        binary: Faiss's binary index over the items' codes, or over their first bits; its ids are rows.
+        binary: Faiss's binary index over the items' codes; its ids are rows.
         vectors: what is scored by row: the vectors themselves, perhaps on disk, or what their codes stand for.
         depth: of the shortlist, at least.
     """
 
-    codes: SignCodes | GradedCodes
+    codes: SignCodes
     binary: faiss.IndexBinary
     vectors: Float32 | DecodedVectors
     depth: int
@@ -230,8 +223,7 @@ class CodeIndex:
         rows = np.full((len(queries), k), -1, np.int64)
         if len(queries) == 0 or self.ntotal == 0:
             return scores, rows
-        signs = self.codes.encode(queries)[:, : self.binary.d // 8]
-        _, shortlists = self.binary.search(np.ascontiguousarray(signs), min(max(self.depth, 4 * k), self.ntotal))
+        _, shortlists = self.binary.search(self.codes.encode(queries), min(max(self.depth, 4 * k), self.ntotal))
         for place, shortlist in enumerate(shortlists):
             found = np.sort(shortlist[shortlist >= 0])  # by row: what is read from disk is read in order
             score = np.einsum("nd,d->n", self.vectors[found], queries[place])
@@ -243,8 +235,6 @@ class CodeIndex:
 
 def save_code_index(index: CodeIndex, path: Path) -> None:
     """Write what a search needs beside the vectors: the binary index, and how queries are coded in a file beside it."""
-    if not isinstance(index.codes, SignCodes):
-        raise ReleaseError(f"{path}: expected an index of SignCodes, came one of {type(index.codes).__name__}")
     faiss.write_index_binary(index.binary, str(path))
     tensors = {"mean": index.codes.mean, "planes": index.codes.planes, "depth": np.array([index.depth])}
     save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, str(_coder_path(path)))
