@@ -4,8 +4,11 @@ import faiss
 import numpy as np
 import pytest
 
+from recsys.artifacts import load_release, save_release
 from recsys.errors import ReleaseError
+from recsys.recommend import recommend
 from recsys.retrieval.index import IndexConfig, build_index, load_index
+from tests.builders import build_release, build_shop, mixed_requests, recipe
 
 KINDS = {
     "flat": IndexConfig(),
@@ -112,3 +115,24 @@ def test_product_quantisation_takes_any_width():
     index = build_index([], vectors, IndexConfig(kind="ivf-pq", min_recall=0.1), threads=1)
     assert index.kind == "ivf-pq"
     assert index.search(vectors[:5], 3)[0].shape == (5, 3)
+
+
+def test_auto_takes_as_many_bits_as_the_budget_holds():
+    vectors = unit(np.random.default_rng(5), 30_000, dim=16)  # 1.8 MiB of floats
+    bits = {}
+    for budget in (4, 1, 0):
+        index = build_index([], vectors, IndexConfig(exact_up_to=1000, memory_mib=budget, min_recall=0.2), threads=1)
+        bits[budget] = index.index.codes.bits if index.kind == "binary" else index.kind
+    assert bits == {4: "ivf", 1: 128, 0: 64}  # 256 bits and a row number of each would be 1.1 MiB
+
+
+def test_a_release_with_codes_comes_back_with_the_same_slates(tmp_path):
+    made = build_release(*build_shop(n_items=200), recipe(IndexConfig(kind="binary", min_recall=0.9)), ranker=False)
+    saved = save_release(made, tmp_path)
+    loaded = load_release(tmp_path / saved.manifest.version)
+    assert loaded.retrieval.index.kind == "binary"
+    requests = mixed_requests(made.item_ids, 40)
+    assert recommend(loaded, requests) == recommend(saved, requests)
+    exact = recommend(build_release(*build_shop(n_items=200), recipe(), ranker=False), requests)
+    same = [mine.items == theirs.items for mine, theirs in zip(recommend(saved, requests), exact)]
+    assert np.mean(same) >= 0.9  # so small a shop is in every shortlist
