@@ -24,6 +24,7 @@ COMMANDS = {
     "serve": ("service.serve", "answer storefronts over HTTP"),
     "create-key": ("service.keys", "make an API key for a storefront or a feed"),
     "evaluate": ("pipelines.evaluate", "offline A/B of two releases on later days"),
+    "audit": ("pipelines.audit", "find near duplicates, and pictures that do not fit their words"),
     "sheet": ("pipelines.sheets", "draw shoppers' histories and recommendations"),
 }
 

@@ -216,7 +216,7 @@ def _read_files(manifest: Manifest, folder: Path) -> Release:
     spaces = {space: _map(folder / "embeddings" / f"{space}.npy") for space in SPACES}
     features = np.load(folder / "features" / "state.npy")
     retrieval = Retrieval(
-        index=load_index(folder / "index.faiss", item_ids, manifest.index_kind, manifest.index_recall),
+        index=load_index(folder / "index.faiss", item_ids, manifest.index_kind, manifest.index_recall, spaces["fused"]),
         embeddings=spaces["fused"],
         tower=load_user_tower(folder / "tower.safetensors"),
         taste=_map(folder / "embeddings" / "taste.npy"),

@@ -4,14 +4,20 @@ import faiss
 import numpy as np
 import pytest
 
+from recsys.artifacts import load_release, save_release
 from recsys.errors import ReleaseError
+from recsys.recommend import recommend
 from recsys.retrieval.index import IndexConfig, build_index, load_index
+from tests.builders import build_release, build_shop, mixed_requests, recipe
 
 KINDS = {
     "flat": IndexConfig(),
     "ivf": IndexConfig(exact_up_to=100, min_recall=0.9),
-    "ivf-pq": IndexConfig(exact_up_to=100, memory_mib=0, min_recall=0.3),
+    "ivf-pq": IndexConfig(kind="ivf-pq", min_recall=0.3),
+    "binary": IndexConfig(kind="binary", min_recall=0.85),  # scanned whole
+    "binary in lists": IndexConfig(exact_up_to=100, memory_mib=0, min_recall=0.85),  # of 64 bits: not even those fit
 }
+NOTHING = np.zeros((0, 32), np.float32)
 
 
 def unit(rng, n, dim=32):
@@ -34,10 +40,11 @@ def index(request, embeddings):
     return build_index([str(n) for n in range(len(embeddings))], embeddings, KINDS[request.param], threads=1)
 
 
-def test_each_kind_is_what_was_asked_for(index, embeddings):
+def test_each_kind_is_what_was_asked_for(index, embeddings, request):
     rows, scores = index.search(embeddings[:50], 20)
-    assert index.kind in KINDS
-    assert index.recall >= KINDS[index.kind].min_recall
+    name = request.node.callspec.params["index"]
+    assert index.kind == name.partition(" ")[0]
+    assert index.recall >= KINDS[name].min_recall
     assert (rows.dtype, scores.dtype) == (np.int32, np.float32)
     assert bool(np.all(np.diff(scores, axis=1) <= 0))
     assert not np.isin(rows, np.arange(100, 150)).any()  # no embedding, not in it
@@ -64,7 +71,7 @@ def faiss_threads(request):
 
 def test_a_query_gets_the_same_bits_alone_and_in_any_company(embeddings, index, faiss_threads):
     rng = np.random.default_rng(2)
-    queries = np.concatenate([embeddings[500:600], unit(rng, 4200)])
+    queries = np.concatenate([embeddings[500:600], unit(rng, 400 if index.kind == "binary" else 4200)])
     rows, scores = index.search(queries, 60)
     for size in (1, 3, 19, 20, 21, 200):
         parts = [index.search(queries[start : start + size], 60) for start in range(0, 200, size)]
@@ -87,7 +94,7 @@ def test_an_index_of_nothing_finds_nothing():
 
 def test_it_comes_back_from_disk_with_the_same_answers(index, embeddings, tmp_path):
     index.save(tmp_path / "index.faiss")
-    loaded = load_index(tmp_path / "index.faiss", index.item_ids, index.kind, index.recall)
+    loaded = load_index(tmp_path / "index.faiss", index.item_ids, index.kind, index.recall, embeddings)
     queries = unit(np.random.default_rng(3), 30)
     for came, expected in zip(loaded.search(queries, 50), index.search(queries, 50)):
         assert np.array_equal(came, expected)
@@ -98,13 +105,34 @@ def test_something_else_than_an_index_is_refused(tmp_path):
     path = tmp_path / "index.faiss"
     path.write_bytes(b"not an index at all")
     with pytest.raises(ReleaseError, match=r"index\.faiss: expected a Faiss index"):
-        load_index(path, [], "flat", 1.0)
+        load_index(path, [], "flat", 1.0, NOTHING)
     with pytest.raises(ReleaseError, match="expected a Faiss index"):
-        load_index(tmp_path / "absent", [], "flat", 1.0)
+        load_index(tmp_path / "absent", [], "flat", 1.0, NOTHING)
 
 
 def test_product_quantisation_takes_any_width():
     vectors = unit(np.random.default_rng(4), 600, dim=15)
-    index = build_index([], vectors, IndexConfig(exact_up_to=100, memory_mib=0, min_recall=0.1), threads=1)
+    index = build_index([], vectors, IndexConfig(kind="ivf-pq", min_recall=0.1), threads=1)
     assert index.kind == "ivf-pq"
     assert index.search(vectors[:5], 3)[0].shape == (5, 3)
+
+
+def test_auto_takes_as_many_bits_as_the_budget_holds():
+    vectors = unit(np.random.default_rng(5), 30_000, dim=16)  # 1.8 MiB of floats
+    bits = {}
+    for budget in (4, 1, 0):
+        index = build_index([], vectors, IndexConfig(exact_up_to=1000, memory_mib=budget, min_recall=0.2), threads=1)
+        bits[budget] = index.index.codes.bits if index.kind == "binary" else index.kind
+    assert bits == {4: "ivf", 1: 128, 0: 64}  # 256 bits and a row number of each would be 1.1 MiB
+
+
+def test_a_release_with_codes_comes_back_with_the_same_slates(tmp_path):
+    made = build_release(*build_shop(n_items=200), recipe(IndexConfig(kind="binary", min_recall=0.9)), ranker=False)
+    saved = save_release(made, tmp_path)
+    loaded = load_release(tmp_path / saved.manifest.version)
+    assert loaded.retrieval.index.kind == "binary"
+    requests = mixed_requests(made.item_ids, 40)
+    assert recommend(loaded, requests) == recommend(saved, requests)
+    exact = recommend(build_release(*build_shop(n_items=200), recipe(), ranker=False), requests)
+    same = [mine.items == theirs.items for mine, theirs in zip(recommend(saved, requests), exact)]
+    assert np.mean(same) >= 0.9  # so small a shop is in every shortlist
