@@ -6,6 +6,7 @@ from pathlib import Path
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 
 from recsys.errors import ReleaseError
 from recsys.histories import Float32, Int32
@@ -46,7 +47,9 @@ class ItemIndex:
     kind: str
     recall: float
 
-    def search(self, queries: Float32, k: int) -> tuple[Int32, Float32]:
+    def search(
+        self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Int32, Float32]:
         """The ``k`` nearest items of each query; a query gets the same bits alone and in any batch.
 
         Faiss picks its kernel, and with it the rounding, by the number of queries and of threads: so it is asked here
@@ -55,6 +58,7 @@ class ItemIndex:
         Args:
             queries: float32 [q, d].
             k: at most this many.
+            allowed: bool [n], what may be found; None: everything.
         Returns:
             rows int32 [q, k] (-1 where fewer exist) and inner products float32 [q, k] (0 beside a -1), best first.
         """
@@ -62,16 +66,30 @@ class ItemIndex:
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
         try:
-            parts = [self.search_many(queries[i : i + FEW_QUERIES], k) for i in range(0, len(queries), FEW_QUERIES)]
+            parts = [
+                self.search_many(queries[i : i + FEW_QUERIES], k, allowed)
+                for i in range(0, len(queries), FEW_QUERIES)
+            ]
         finally:
             faiss.omp_set_num_threads(threads)
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
 
-    def search_many(self, queries: Float32, k: int) -> tuple[Int32, Float32]:
+    def search_many(
+        self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Int32, Float32]:
         """The same for thousands of queries, on all threads: quicker, but the last bits depend on the batch."""
-        scores, rows = self.index.search(np.ascontiguousarray(queries, np.float32), k)
+        queries, limits = np.ascontiguousarray(queries, np.float32), None
+        if allowed is not None:
+            bits = np.packbits(allowed, bitorder="little")  # must live as long as the selector
+            selector = faiss.IDSelectorBitmap(bits)
+            limits = (
+                faiss.SearchParametersIVF(sel=selector, nprobe=self.index.nprobe)
+                if self.kind.startswith("ivf")
+                else faiss.SearchParameters(sel=selector)
+            )
+        scores, rows = self.index.search(queries, k, params=limits)
         return rows.astype(np.int32), np.where(rows < 0, 0, scores).astype(np.float32)
 
     def save(self, path: Path) -> None:
