@@ -12,7 +12,7 @@ from recsys.alignment.model import Aligner
 from recsys.alignment.spaces import embedding_parts
 from recsys.content import picture_file, reviewed_text, searched_text
 from recsys.encoders.text import item_text
-from recsys.search_index import SearchIndex, content_key
+from recsys.search_index import SearchIndex, content_keys
 from recsys.words import build_vocabulary, build_words
 
 _SAID = ("item_id", "title", "description", "category", "brand", "family", "attributes")
@@ -36,7 +36,7 @@ def build_search(
     """
     texts = (item_text(*each) for each in items.select(*_SAID[1:5], "attributes").iter_rows())
     pictures = (picture_file(images, images_root) for images in items["images"].to_list())
-    keys = [content_key(text, picture) for text, picture in zip(texts, pictures)]
+    keys = [content_keys(text, picture) for text, picture in zip(texts, pictures)]
     names = {name: build_vocabulary(items[name].drop_nulls().unique()) for name in ("category", "brand", "family")}
     return SearchIndex(
         words=build_words(searched_text(*each) for each in items.select(_SAID).iter_rows()),

@@ -88,6 +88,8 @@ class Stacked:
         wanted = np.asarray(rows)
         if wanted.dtype == bool:
             wanted = np.flatnonzero(wanted)
+        elif wanted.size == 0:
+            wanted = wanted.astype(np.intp)  # an empty list has no type
         place = self.place[wanted]
         if wanted.ndim == 0:
             return self.base[(int(wanted), *rest)] if place < 0 else self.late[(int(place), *rest)]

@@ -19,7 +19,7 @@ from recsys.embedder import Content, Embedded, Review
 from recsys.encoders.text import item_text
 from recsys.histories import Float32, Int32, days_since_epoch
 from recsys.ranking.features import ITEM_FEATURES, SPACES, FeatureTables
-from recsys.search_index import content_key
+from recsys.search_index import content_keys
 from recsys.words import words_of
 
 logger = logging.getLogger(__name__)
@@ -68,7 +68,9 @@ def is_news(release: Release, item: CatalogueItem, images_root: Path) -> bool:
         return True
     if release.search is None:
         return False  # a release of before cannot tell
-    return int(release.search.content[row]) != content_key(item.text, item.picture(images_root))
+    text, picture = content_keys(item.text, item.picture(images_root))
+    then_text, then_picture = release.search.content[row].tolist()
+    return text != then_text or picture not in (then_picture, 0)
 
 
 def make_late_items(

@@ -52,7 +52,7 @@ class Query:
 
 @dataclass(frozen=True)
 class SearchConfig:
-    """How meaning and words are blended; chosen on the demonstration shop's planted queries (see docs/storefront.md).
+    """How meaning and words are blended; chosen on half of some planted queries of the demonstration shop.
 
     Attributes:
         depth: candidates that each side may bring.
@@ -66,9 +66,9 @@ class SearchConfig:
     depth: int = 200
     rank_base: float = 20.0
     meaning: float = 1.0
-    words: float = 1.0
-    reviews: float = 0.5
-    literal: float = 0.1
+    words: float = 2.0
+    reviews: float = 1.0
+    literal: float = 0.2
     common: float = 0.2
 
 

@@ -2,7 +2,7 @@
 
     words/, reviews/        BM25 over what the shop says of an item, and over what its reviewers say
     parts.<modality>.npy    float16 [n, d]: what each modality adds to each item's embedding
-    content.npy             uint64 [n]: a key of what each item looked like and said, to tell a changed one
+    content.npy             uint64 [n, 2]: keys of what each item said and looked like, to tell a changed one
     <name>.*.npy            the names behind the codes of category, brand, family and attributes
 
 A release of before has none of it, and answers all the same: by meaning alone.
@@ -29,7 +29,7 @@ class SearchIndex:
     Attributes:
         words, reviews: BM25.
         parts: modality → float16 [n, d]; see embedding_parts().
-        content: uint64 [n]; see content_key().
+        content: uint64 [n, 2]; see content_keys().
         codes: for each of CODES the names, ascending; the position of a name is its code.
     """
 
@@ -68,11 +68,17 @@ def load_search_index(folder: Path) -> SearchIndex | None:
     )
 
 
-def content_key(text: str | None, picture: Path | None) -> int:
-    """Tells whether an item still looks and reads as it did: over its text, and its first picture's name and size."""
+def content_keys(text: str | None, picture: Path | None) -> tuple[int, int]:
+    """Tell whether an item still reads and looks as it did: of its text, and of its first picture's name and size.
+
+    The second is 0 where the picture's file is not there: whether it changed is unknown.
+    """
     try:
         size = picture.stat().st_size if picture is not None else -1
     except (OSError, ValueError):  # ValueError: a NUL in the name
-        size = -2
-    said = "\x00".join([text or "", picture.name if picture is not None else "", str(size)])
+        return _key(text or ""), 0
+    return _key(text or ""), _key(f"{picture.name if picture is not None else ''}\x00{size}")
+
+
+def _key(said: str) -> int:
     return int.from_bytes(hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=8).digest())

@@ -12,7 +12,7 @@ from sqlalchemy.exc import SQLAlchemyError
 from recsys.artifacts import Release
 from recsys.delta import LateItem
 from recsys.late import CatalogueItem, is_news, make_late_items
-from recsys.search_index import content_key
+from recsys.search_index import content_keys
 from service.catalogue import load_catalogue_items
 from service.live import LiveRelease
 from service.metrics import Metrics
@@ -43,7 +43,7 @@ class Newcomers:
         self._stopping = threading.Event()
         self._thread = threading.Thread(target=self._run, name="newcomers", daemon=True)
         # item_id → what of it was last looked at, for which release: the poll names an item again and again.
-        self._done: dict[str, tuple[str, datetime, int]] = {}
+        self._done: dict[str, tuple[str, datetime, tuple[int, int]]] = {}
 
     def start(self) -> None:
         """Begin to look."""
@@ -80,7 +80,7 @@ class Newcomers:
         now = self._settings.now()
         news: list[CatalogueItem] = []
         for updated_at, item in load_catalogue_items(self._engine, item_ids, now):
-            mark = (version, updated_at, content_key(item.text, item.picture(self._images)))
+            mark = (version, updated_at, content_keys(item.text, item.picture(self._images)))
             if self._done.get(item.item_id) == mark:
                 continue
             self._done[item.item_id] = mark

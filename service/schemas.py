@@ -42,6 +42,9 @@ def _storable(text: str) -> str:
 
 Text = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(_storable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_storable)]
+SearchText = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(_storable)
+]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=200), AfterValidator(_storable)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | Annotated[int, Field(ge=-LARGEST_INT, le=LARGEST_INT)] | Finite | Name | None
@@ -180,7 +183,7 @@ class SearchRequest(Body):
         }
     )
 
-    text: Annotated[Name, StringConstraints(strip_whitespace=True, min_length=1)] | None = Field(
+    text: SearchText | None = Field(
         None, description="in the shopper's words; product codes and brand names too"
     )
     limit: int = Field(24, ge=1, le=LONGEST_SLATE, description="how many items at most")

@@ -46,8 +46,10 @@ async def _read_form(request: Request) -> tuple[SearchRequest, bytes | None]:
         raise
     except HTTPException as error:
         raise ProblemError(400, "not-a-form", f"the body is not a form as expected: {error.detail}") from error
-    async with form:
+    try:
         return await _fields_and_picture(form)
+    finally:
+        await form.close()
 
 
 async def _fields_and_picture(form: FormData) -> tuple[SearchRequest, bytes | None]:

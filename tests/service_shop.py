@@ -4,7 +4,7 @@ Items ``red-00`` … and ``blue-00`` …: whoever looked at red ones buys red on
 tower, files on disk); only the encoders are left out, whose vectors are planted here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -23,6 +23,7 @@ from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content
 from recsys.retrieval.index import IndexConfig
 from recsys.retrieval.retrieve import RetrievalConfig
 from recsys.retrieval.users import MAX_HISTORY, N_AGES, UserTower
+from recsys.search_index import SearchIndex
 from recsys.schema import EVENT_TYPES, EVENTS
 from service.app import create_app
 from service.deps import Service
@@ -52,8 +53,18 @@ def items() -> list[dict[str, Any]]:
     ]
 
 
-def build_release(folder: Path, seed: int = 0) -> Release:
-    """A release of the shop, saved below ``folder``; another seed makes another version."""
+def build_release(
+    folder: Path,
+    seed: int = 0,
+    vectors: np.ndarray | None = None,
+    search: SearchIndex | None = None,
+    save_aligner: Callable[[Path], None] | None = None,
+    **config: Any,
+) -> Release:
+    """A release of the shop, saved below ``folder``; another seed makes another version.
+
+    Without ``vectors`` [60, d] they are planted; ``search``, ``save_aligner`` and ``config`` are what search needs.
+    """
     rng = np.random.default_rng(seed)
     shoppers = [f"u{n:02}" for n in range(40)]
     rows = [
@@ -69,9 +80,11 @@ def build_release(folder: Path, seed: int = 0) -> Release:
     ]
     events = read_interactions(pl.DataFrame(rows, schema=EVENTS), ITEM_IDS)
     colour = np.array([item_id.startswith("red") for item_id in ITEM_IDS])
-    vectors = rng.normal(0, 0.3, (len(ITEM_IDS), 16))
-    vectors[:, 0] += np.where(colour, 1.0, -1.0)
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    planted = rng.normal(0, 0.3, (len(ITEM_IDS), 16))
+    planted[:, 0] += np.where(colour, 1.0, -1.0)
+    planted = (planted / np.linalg.norm(planted, axis=1, keepdims=True)).astype(np.float32)
+    vectors = planted if vectors is None else vectors
+    dim = vectors.shape[1]
     catalogue = items()
     created = np.array([item["created_at"].timestamp() / 86_400 for item in catalogue])
     as_of_days = CUTOFF.timestamp() / 86_400
@@ -80,7 +93,7 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         index_content(ITEM_IDS, vectors, tables=counted, index=IndexConfig(), threads=1),
         created,
         events,
-        mean_tower(dim=16),
+        mean_tower(dim),
         as_of_days,
         tables=counted,
         retrieval=RetrievalConfig(**RETRIEVAL),
@@ -113,12 +126,12 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         data_cutoff=CUTOFF,
         embedding_cutoff=CUTOFF,
         code_commit="",
-        config={"retrieval": RETRIEVAL, "seed": seed},
+        config={"retrieval": RETRIEVAL, "seed": seed, **config},
         metrics={},
         index_kind="flat",
         index_recall=1.0,
         n_items=len(ITEM_IDS),
-        dim=16,
+        dim=dim,
     )
     release = Release(
         manifest=manifest,
@@ -128,8 +141,9 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         retrieval=retrieval,
         tables=tables,
         ranker=None,
+        search=search,
     )
-    return save_release(release, folder)
+    return save_release(release, folder, save_aligner)
 
 
 def mean_tower(dim: int) -> UserTower:
@@ -151,9 +165,13 @@ def mean_tower(dim: int) -> UserTower:
     return UserTower(turn=np.eye(dim, dtype=np.float32), **weights)
 
 
-def publish(engine: Engine, folder: Path, seed: int = 0) -> str:
+def publish(engine: Engine, folder: Path, seed: int = 0, **parts: Any) -> str:
     """Build, record and publish a release; returns its version."""
-    version = build_release(folder, seed).manifest.version
+    return publish_saved(engine, folder, build_release(folder, seed, **parts).manifest.version)
+
+
+def publish_saved(engine: Engine, folder: Path, version: str) -> str:
+    """Record and publish a release that is there; returns its version."""
     path = str(folder / version)
     record_release(engine, version=version, path=path, data_cutoff=CUTOFF, checksum="", metrics={})
     publish_release(engine, version)
