@@ -197,7 +197,10 @@ def extend(release: Release, late: Sequence[LateItem]) -> Release:
             retrieval,
             index=_late_index(retrieval.index, rows, fused.late, n_items),
             embeddings=fused,
-            tables={name: _late_table(name, table, place, late) for name, table in retrieval.tables.items()},
+            tables={
+                name: _late_content(table, rows, place, late) if name == "content" else _late_table(table, place, late)
+                for name, table in retrieval.tables.items()
+            },
             trending=stacked(retrieval.trending, retrieval.trending[np.minimum(rows, n_items - 1)] * (rows < n_items)),
             newest=_with_arrivals(retrieval.newest, created, n_items),
         ),
@@ -240,23 +243,53 @@ def _late_index(index: ItemIndex | None, rows: Int32, vectors: Float32, n_items:
     return LateIndex(index.item_ids, index.index, index.kind, index.recall, index, rows, vectors, unchanged)
 
 
-def _late_table(name: str, table: ItemTable, place: Int32, late: Sequence[LateItem]) -> ItemTable:
-    """What behaviour says of a changed item stays; a new one has no links but its likeness."""
+def _late_table(table: ItemTable, place: Int32, late: Sequence[LateItem]) -> ItemTable:
+    """What behaviour says of a changed item stays; a new one has no links yet."""
     width = table.neighbours.shape[1]
     neighbours = np.full((len(late), width), -1, np.int32)
     weights = np.zeros((len(late), width), np.float32)
-    row_of = np.flatnonzero(place >= 0)
-    known = row_of[row_of < len(table)]
-    if name == "content":
-        for number, item in enumerate(late):
-            rows, likeness = item.neighbours
-            kept = likeness[:width] > 0
-            neighbours[number, : len(rows[:width])] = np.where(kept, rows[:width], -1)
-            weights[number, : len(rows[:width])] = np.where(kept, likeness[:width], 0)
-    else:
-        neighbours[place[known]] = table.neighbours[known]
-        weights[place[known]] = table.weights[known]
-    return ItemTable(Stacked(table.neighbours, place, neighbours), Stacked(table.weights, place, weights))  # type: ignore[arg-type]
+    known = np.flatnonzero(place[: len(table)] >= 0)
+    neighbours[place[known]] = table.neighbours[known]
+    weights[place[known]] = table.weights[known]
+    return _stacked_table(table, place, neighbours, weights)
+
+
+def _late_content(table: ItemTable, rows: Int32, place: Int32, late: Sequence[LateItem]) -> ItemTable:
+    """The likeness of late items to others, and of others to them: as if the night had compared them all."""
+    width = table.neighbours.shape[1]
+    sources = np.repeat(rows, [len(item.neighbours[0]) for item in late])
+    targets = np.concatenate([item.neighbours[0] for item in late]).astype(np.int32)
+    likeness = np.concatenate([item.neighbours[1] for item in late]).astype(np.float32)
+    # Each link both ways, beside the links that the others have already, less those of what changed.
+    late_rows = np.flatnonzero(place >= 0)
+    touched = np.setdiff1d(targets, late_rows)
+    old, old_weights = table.neighbours[touched].ravel(), table.weights[touched].ravel()
+    kept = (old >= 0) & (place[np.maximum(old, 0)] < 0)
+    back = np.isin(targets, touched)
+    of = np.concatenate([sources, targets[back], np.repeat(touched, width)[kept]])
+    to = np.concatenate([targets, sources[back], old[kept]])
+    weights = np.concatenate([likeness, likeness[back], old_weights[kept]])
+    order = np.lexsort((to, -weights, of))
+    of, to, weights = of[order], to[order], weights[order]
+
+    answered = np.union1d(late_rows, touched).astype(np.int32)
+    own = np.full(len(place), -1, np.int32)
+    own[answered] = np.arange(len(answered))
+    starts = np.searchsorted(of, of, side="left")
+    rank = np.arange(len(of)) - starts
+    first = rank < width
+    out = np.full((len(answered), width), -1, np.int32)
+    out_weights = np.zeros((len(answered), width), np.float32)
+    out[own[of[first]], rank[first]] = to[first]
+    out_weights[own[of[first]], rank[first]] = weights[first]
+    return _stacked_table(table, own, out, out_weights)
+
+
+def _stacked_table(table: ItemTable, place: Int32, neighbours: Int32, weights: Float32) -> ItemTable:
+    return ItemTable(
+        Stacked(table.neighbours, place, neighbours),  # type: ignore[arg-type]
+        Stacked(table.weights, place, weights),  # type: ignore[arg-type]
+    )
 
 
 def _with_arrivals(newest: Int32, created: Stacked, n_items: int) -> Int32:

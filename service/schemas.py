@@ -421,8 +421,8 @@ class ItemPatch(Body):
     family: Name | None = None
     price_cents: int | None = Field(None, ge=0, le=LARGEST_INT)
     in_stock: bool = True
-    attributes: Attributes = {}
-    images: Images = []
+    attributes: Attributes | None = None
+    images: Images | None = None
     created_at: Time | None = None
 
     def changes(self) -> dict[str, Any]:

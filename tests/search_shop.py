@@ -56,6 +56,7 @@ def searchable() -> tuple[Path, Path, str]:
         folder / "releases",
         vectors=aligner.embed(encoded.modalities),
         search=build_search(frame, reviews, aligner, encoded.modalities, pictures, threads=1),
+        spaces={name: encoded.likeness(name, len(frame)) for name in ("image", "text")},
         save_aligner=save_aligner,
         text_encoder={"model": "minilm-l6"},
         image_encoder={"model": "efficientnet-lite0"},

@@ -4,7 +4,7 @@ Items ``red-00`` … and ``blue-00`` …: whoever looked at red ones buys red on
 tower, files on disk); only the encoders are left out, whose vectors are planted here.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -57,13 +57,14 @@ def build_release(
     folder: Path,
     seed: int = 0,
     vectors: np.ndarray | None = None,
+    spaces: Mapping[str, np.ndarray] | None = None,
     search: SearchIndex | None = None,
     save_aligner: Callable[[Path], None] | None = None,
     **config: Any,
 ) -> Release:
     """A release of the shop, saved below ``folder``; another seed makes another version.
 
-    Without ``vectors`` [60, d] they are planted; ``search``, ``save_aligner`` and ``config`` are what search needs.
+    Without ``vectors`` [60, d] they are planted; ``spaces``, ``search``, ``save_aligner`` and ``config`` are what search needs.
     """
     rng = np.random.default_rng(seed)
     shoppers = [f"u{n:02}" for n in range(40)]
@@ -119,6 +120,7 @@ def build_release(
             "image": vectors.astype(np.float16),
             "text": vectors.astype(np.float16),
             "attributes": np.eye(2, dtype=np.float16)[category],
+            **(spaces or {}),
         },
     )
     manifest = Manifest(

@@ -141,6 +141,23 @@ def test_a_new_item_is_recommended_to_those_whom_it_suits(night):
     assert {item_id[:3] for item_id, _ in release.similar(["late"], 5)} == {"red"}
 
 
+def test_likeness_goes_both_ways(night):
+    late = late_items(night, item("late", "Late"), vectors={"Late.": red_of(night)})
+    release = extend(night, late)
+    content, before = release.retrieval.tables["content"], night.retrieval.tables["content"]
+    row = release.row_of("late")
+    rows, likeness = late[0].neighbours
+    width = before.neighbours.shape[1]
+    np.testing.assert_array_equal(content.neighbours[row], rows[:width])
+    nearest = int(rows[0])
+    assert content.neighbours[nearest][content.weights[nearest] == likeness[0]] == [row]
+    assert (np.diff(content.weights[nearest]) <= 0).all()
+    others = set(content.neighbours[nearest].tolist()) - {row}
+    assert others <= set(before.neighbours[nearest].tolist())
+    far = night.row_of("blue-010")
+    np.testing.assert_array_equal(content.neighbours[far], before.neighbours[far])
+
+
 def test_the_newest_arrival_is_new(night):
     release = extend(night, late_items(night, item("late", None), item("older", None, created_at=CUTOFF - timedelta(days=45))))
     ids = [release.item_ids[row] for row in release.retrieval.newest]
