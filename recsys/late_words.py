@@ -24,7 +24,7 @@ class LateWords(WordIndex):
     counts: Sequence[Mapping[str, int]]
 
     def postings(self, word: str) -> tuple[Int32, Float32]:
-        """See WordIndex; the rows are distinct, the late ones last."""
+        """See WordIndex."""
         rows, values = super().postings(word)
         unchanged = self.place[rows] < 0
         mine = [number for number, said in enumerate(self.counts) if word in said]
@@ -32,10 +32,10 @@ class LateWords(WordIndex):
         late = [
             self.score_late(said[word], sum(said.values()), holders) for said in (self.counts[number] for number in mine)
         ]
-        return (
-            np.concatenate([rows[unchanged], self.late_rows[mine]]).astype(np.int32),
-            np.concatenate([values[unchanged], np.array(late, np.float32)]).astype(np.float32),
-        )
+        rows = np.concatenate([rows[unchanged], self.late_rows[mine]]).astype(np.int32)
+        values = np.concatenate([values[unchanged], np.array(late, np.float32)]).astype(np.float32)
+        order = np.argsort(rows, kind="stable")
+        return rows[order], values[order]
 
     def holders(self, word: str) -> int:
         """How many items say a word; where the night knew none, how many of the late ones do."""

@@ -116,7 +116,7 @@ def search(
     """
     mask = release.in_stock if allowed is None else allowed
     vector = _embedded(release, query) if embed else None
-    words = words_of(query.words)[:LONGEST_QUERY] if query.words is not None and release.search is not None else []
+    words = list(dict.fromkeys(words_of(query.words)))[:LONGEST_QUERY] if query.words is not None and release.search is not None else []
     fallback = "full"
     if vector is None and not words:
         return _newest(release, mask, query.limit)
@@ -166,29 +166,34 @@ def _candidates(
     allowed: npt.NDArray[np.bool_],
     config: SearchConfig,
 ) -> Found:
-    n_items = len(release.item_ids)
     brought: list[Int32] = []
     if vector is not None:
         brought.append(_nearest(release, vector, allowed, config.depth))
-    said = reviewed = literal = np.zeros(n_items, np.float32)
+    said = reviewed = None
     if words and release.search is not None:
-        said, literal = _sum_words(release.search.words, words, n_items, config.common)
-        reviewed, _ = _sum_words(release.search.reviews, words, n_items, config.common)
-        brought.append(_best_rows(said + np.float32(config.reviews) * reviewed, allowed, config.depth))
-        brought.append(_best_rows(literal, allowed, config.depth))
+        n_items = len(release.item_ids)
+        said = _sum_words(release.search.words, words, n_items, config.common)
+        reviewed = _sum_words(release.search.reviews, words, n_items, config.common)
+        brought.append(_best_rows(said, reviewed, config.reviews, allowed, config.depth))
+        brought.append(said.whole[allowed[said.whole]][: config.depth])
     rows = np.unique(np.concatenate(brought)) if brought else np.zeros(0, np.int32)
     meaning = np.full(len(rows), np.nan, np.float32)
     if vector is not None:
         vectors = np.asarray(release.retrieval.embeddings[rows], np.float32)
         meaning = np.where(vectors.any(axis=1), vectors @ vector, np.nan).astype(np.float32)
-    return Found(rows, meaning, said[rows], reviewed[rows], literal[rows])
+    if said is None or reviewed is None:
+        nothing = np.zeros(len(rows), np.float32)
+        return Found(rows, meaning, nothing, nothing, nothing)
+    literal = np.isin(rows, said.whole, kind="sort") * np.float32(said.telling)
+    return Found(rows, meaning, said.total[rows], reviewed.total[rows], literal.astype(np.float32))
 
 
 def _nearest(release: Release, vector: Float32, allowed: npt.NDArray[np.bool_], depth: int) -> Int32:
     """Rows nearest to the query among those that may be shown."""
-    few = np.flatnonzero(allowed) if np.count_nonzero(allowed) <= EXACT_ITEMS else None
+    count = np.count_nonzero(allowed)
+    few = np.flatnonzero(allowed) if count <= EXACT_ITEMS else None
     if few is None and release.retrieval.index is not None:
-        rows, _ = release.retrieval.index.search(vector[None], depth, allowed)
+        rows, _ = release.retrieval.index.search(vector[None], depth, allowed if count < len(allowed) else None)
         return rows[0][rows[0] >= 0]
     if few is None:
         return np.zeros(0, np.int32)
@@ -198,33 +203,57 @@ def _nearest(release: Release, vector: Float32, allowed: npt.NDArray[np.bool_], 
     return few[best[np.isfinite(likeness[best])]].astype(np.int32)
 
 
-def _sum_words(index: WordIndex, words: Sequence[str], n_items: int, common: float) -> tuple[Float32, Float32]:
-    """BM25 of every item, and how telling the words are where an item says all of them; both float32 [n].
+@dataclass(frozen=True)
+class Said:
+    """What one index of words says of a query.
 
-    How telling: the mean idf of the words, as a share of that of a word that one item alone says.
+    Attributes:
+        total: float32 [n], BM25; 0 where none of the words is said.
+        rows: int32, where some word is said; a row may come again and again.
+        whole: int32, ascending, where every word is said.
+        telling: 0 to 1, the mean idf of the words as a share of that of a word that one item alone says.
     """
-    distinct = list(dict.fromkeys(words))
-    holders = [index.holders(word) for word in distinct]
-    rare = [n <= common * n_items or n_items < EXACT_ITEMS for n in holders]
-    if not any(n and kept for n, kept in zip(holders, rare)):
-        rare = [True] * len(distinct)  # a query of common words alone still has an answer
-    total, covered = np.zeros(n_items, np.float32), np.zeros(n_items, np.float32)
-    weights = [idf(n, n_items) for n in holders]
-    for word, kept, weight in zip(distinct, rare, weights):
-        if kept:
-            rows, values = index.postings(word)
-            total[rows] += values
-            covered[rows] += np.float32(weight)
-    asked = sum(weight for weight, kept in zip(weights, rare) if kept)
-    telling = asked / max(sum(rare), 1) / idf(1, max(n_items, 1))
-    return total, np.where(covered >= np.float32(asked * 0.999), np.float32(min(telling, 1.0)), np.float32(0))
+
+    total: Float32
+    rows: Int32
+    whole: Int32
+    telling: float
 
 
-def _best_rows(scores: Float32, allowed: npt.NDArray[np.bool_], depth: int) -> Int32:
-    rows = np.flatnonzero(scores)
+def _sum_words(index: WordIndex, words: Sequence[str], n_items: int, common: float) -> Said:
+    """Work is in the number of items that say a word, and not in that of the catalogue."""
+    holders = {word: index.holders(word) for word in words}
+    # A query of common words alone still has an answer.
+    telling = [word for word, n in holders.items() if n <= common * n_items or n_items < EXACT_ITEMS]
+    kept = telling if any(holders[word] for word in telling) else list(holders)
+    kept.sort(key=lambda word: holders[word])
+    total = np.zeros(n_items, np.float32)
+    postings = [index.postings(word) for word in kept]
+    for rows, values in postings:
+        total[rows] += values
+    whole = postings[0][0] if postings else np.zeros(0, np.int32)
+    for rows, _ in postings[1:]:
+        if len(whole) == 0:
+            break
+        whole = whole[rows[np.minimum(rows.searchsorted(whole), len(rows) - 1)] == whole]
+    weight = float(np.mean([idf(holders[word], n_items) for word in kept])) / idf(1, n_items) if kept else 0.0
+    everywhere = np.concatenate([rows for rows, _ in postings]) if postings else whole
+    return Said(total, everywhere, whole, min(weight, 1.0))
+
+
+def _best_rows(said: Said, reviewed: Said, weight: float, allowed: npt.NDArray[np.bool_], depth: int) -> Int32:
+    """The ``depth`` best rows by word among those that may be shown."""
+    rows = np.concatenate([said.rows, reviewed.rows])
     rows = rows[allowed[rows]]
+    scores = said.total[rows] + np.float32(weight) * reviewed.total[rows]
+    # A row comes at most once for each word and index, so this many hold the best ones.
+    most = depth * 2 * LONGEST_QUERY
+    if len(rows) > most:
+        best = np.argpartition(-scores, most)[:most]
+        rows, scores = rows[best], scores[best]
+    rows, place = np.unique(rows, return_index=True)
     if len(rows) > depth:
-        rows = rows[np.argpartition(-scores[rows], depth)[:depth]]
+        rows = rows[np.argpartition(-scores[place], depth)[:depth]]
     return rows.astype(np.int32)
 
 

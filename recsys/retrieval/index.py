@@ -84,11 +84,12 @@ class ItemIndex:
         if allowed is not None:
             bits = np.packbits(allowed, bitorder="little")  # must live as long as the selector
             selector = faiss.IDSelectorBitmap(bits)
-            limits = (
-                faiss.SearchParametersIVF(sel=selector, nprobe=self.index.nprobe)
-                if self.kind.startswith("ivf")
-                else faiss.SearchParameters(sel=selector)
-            )
+            limits = faiss.SearchParameters(sel=selector)
+            if self.kind.startswith("ivf"):
+                # The fewer may be found, the more lists are asked, so that about as many vectors are compared.
+                share = max(np.count_nonzero(allowed), 1) / len(allowed)
+                probes = min(int(np.ceil(self.index.nprobe / share)), self.index.nlist)
+                limits = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
         scores, rows = self.index.search(queries, k, params=limits)
         return rows.astype(np.int32), np.where(rows < 0, 0, scores).astype(np.float32)
 
