@@ -13,7 +13,6 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -92,8 +91,8 @@ def build_release(titles: list[str], folder: Path) -> tuple[Release, dict[str, f
     sample = encoder.encode(titles[:256])
     text = Modality((sample / np.linalg.norm(sample, axis=1, keepdims=True)).astype(np.float32), np.ones(256, bool))
     aligner = train_alignment(
-        {"text": text, "image": text}, np.zeros((0, 2), np.int32), AlignmentConfig(epochs=1, dim=DIM), seed=0, threads=1,
-        progress=False,
+        {"text": text, "image": text}, np.zeros((0, 2), np.int32), AlignmentConfig(epochs=1, dim=DIM),
+        seed=0, threads=1, progress=False,
     )  # fmt: skip
     nothing = np.zeros((n_items, 1), np.float16)
     release = Release(
@@ -152,9 +151,7 @@ def fill_database(url: str, folder: Path, release: Release) -> None:
         for start in range(0, len(rows), 50_000):
             connection.execute(insert(Item), rows[start : start + 50_000])
     version = release.manifest.version
-    record_release(
-        engine, version=version, path=str(folder / version), data_cutoff=CUTOFF, checksum="", metrics={}
-    )
+    record_release(engine, version=version, path=str(folder / version), data_cutoff=CUTOFF, checksum="", metrics={})
     publish_release(engine, version)
     engine.dispose()
 

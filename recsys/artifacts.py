@@ -96,8 +96,8 @@ class Release:
     """
 
     manifest: Manifest
-    item_ids: list[str]
-    titles: list[str]
+    item_ids: Sequence[str]
+    titles: Sequence[str]
     in_stock: npt.NDArray[np.bool_]
     retrieval: Retrieval
     tables: FeatureTables
@@ -166,9 +166,7 @@ class Release:
         return np.concatenate(blocks)
 
 
-def save_release(
-    release: Release, releases: Path, save_aligner: Callable[[Path], None] | None = None
-) -> Release:
+def save_release(release: Release, releases: Path, save_aligner: Callable[[Path], None] | None = None) -> Release:
     """Write ``release`` below ``releases`` and return it with its version and checksums filled in.
 
     ``save_aligner`` writes the aligner into the folder that it is given; recommending from the night's items does not

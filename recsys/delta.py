@@ -136,9 +136,7 @@ class LateIndex(ItemIndex):
     vectors: Float32
     unchanged: npt.NDArray[np.bool_] | None
 
-    def search(
-        self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None
-    ) -> tuple[Int32, Float32]:
+    def search(self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None) -> tuple[Int32, Float32]:
         """See ItemIndex; a query gets the same bits alone and in any batch."""
         of_base = self.unchanged
         if allowed is not None:
@@ -178,7 +176,7 @@ def extend(release: Release, late: Sequence[LateItem]) -> Release:
     place = np.full(n_items + len(new), -1, np.int32)
     place[rows] = np.arange(len(late))
 
-    def stacked(base: Any, values: Sequence[Any]) -> Any:
+    def stacked(base: Any, values: Any) -> Any:
         return Stacked(base, place, np.array(values).reshape(len(late), *base.shape[1:]))
 
     tables, retrieval, search = release.tables, release.retrieval, release.search
@@ -229,7 +227,9 @@ def extend(release: Release, late: Sequence[LateItem]) -> Release:
         ),
     )
     # What the cached property would compute, without copying a million ids.
-    vars(extended)["rows"] = ChainMap(row_of, dict(release.rows) if not isinstance(release.rows, dict) else release.rows)
+    vars(extended)["rows"] = ChainMap(
+        row_of, dict(release.rows) if not isinstance(release.rows, dict) else release.rows
+    )
     return extended
 
 

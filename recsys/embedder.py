@@ -20,8 +20,8 @@ from recsys.errors import EncoderError
 from recsys.histories import Float32
 
 if TYPE_CHECKING:
-    from recsys.alignment.model import Aligner
     from recsys.alignment.modality import Modality
+    from recsys.alignment.model import Aligner
     from recsys.alignment.spaces import LikenessSpace
     from recsys.encoders import ImageEncoder, TextEncoder
 RETRY_SECONDS = 60.0  # after encoders that could not be loaded: reading 100 MB at every query helps nobody
@@ -141,14 +141,17 @@ class Embedder:
             found["image"] = _unit(encoder.encode(pixels[None]))
         if not found:
             asked = " and ".join(what for what, given in (("words", text), ("pictures", picture)) if given is not None)
-            raise EncoderError(f"expected a release that knows {asked}, its aligner has {list(aligner.shape.modalities)}")
+            raise EncoderError(
+                f"expected a release that knows {asked}, its aligner has {list(aligner.shape.modalities)}"
+            )
         if len(found) == 1:
             (name, vectors), *_ = found.items()
-            return aligner.embed_modality(name, vectors)[0]
+            return np.asarray(aligner.embed_modality(name, vectors)[0], np.float32)
         from recsys.alignment.modality import Modality
 
         present = np.ones(1, bool)
-        return aligner.embed({name: Modality(vectors, present) for name, vectors in found.items()})[0]
+        both = {name: Modality(vectors, present) for name, vectors in found.items()}
+        return np.asarray(aligner.embed(both)[0], np.float32)
 
     def embed_items(self, contents: Sequence[Content]) -> Embedded:
         """Embed items as the night does; one whose picture cannot be read goes without it.

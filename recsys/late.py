@@ -120,7 +120,11 @@ def _late_item(
         # Its modality is gone where the encoders were there and none was made.
         made |= {name: np.zeros(_width(tables, name), np.float32) for name in ("image", "text") if name not in made}
     spaces = {
-        name: made[name] if name in made else tables.spaces[name][row] if row is not None else np.zeros(_width(tables, name))
+        name: made[name]
+        if name in made
+        else tables.spaces[name][row]
+        if row is not None
+        else np.zeros(_width(tables, name))
         for name in SPACES
         if name != "fused"
     }

@@ -30,7 +30,8 @@ class LateWords(WordIndex):
         mine = [number for number, said in enumerate(self.counts) if word in said]
         holders = self.holders(word)
         late = [
-            self.score_late(said[word], sum(said.values()), holders) for said in (self.counts[number] for number in mine)
+            self.score_late(said[word], sum(said.values()), holders)
+            for said in (self.counts[number] for number in mine)
         ]
         rows = np.concatenate([rows[unchanged], self.late_rows[mine]]).astype(np.int32)
         values = np.concatenate([values[unchanged], np.array(late, np.float32)]).astype(np.float32)

@@ -110,9 +110,9 @@ def _link(release: Release, table: str, item: int, row: int) -> float:
 def embedding_shares(release: Release, vector: Float32, row: int) -> dict[str, float]:
     """How much of ``vector``'s inner product with an item's embedding is owed to each of the item's modalities.
 
-    The embedding is the sum of what each modality adds to it (see embedding_parts()), so the inner product is a sum too:
-    nothing is estimated. What speaks against the match counts as 0; the rest sums to 1. Empty where the release holds
-    no parts, or nothing speaks for the match.
+    The embedding is the sum of what each modality adds to it (see embedding_parts()), so the inner product is a sum
+    too, and nothing is estimated. What speaks against the match counts as 0; the rest sums to 1. Empty where the release
+    holds no parts, or nothing speaks for the match.
     """
     parts = release.search.parts if release.search is not None else {}
     return shared_out({name: float(np.asarray(part[row], np.float32) @ vector) for name, part in parts.items()})
@@ -141,7 +141,9 @@ def why_alike(release: Release, item_id: str, other_id: str, weights: Mapping[st
     if weights is None:
         shares = embedding_shares(release, np.asarray(release.tables.spaces["fused"][asked], np.float32), row)
     else:
-        shares = shared_out({name: weight * release.likeness_of(name, [asked], row) for name, weight in weights.items()})
+        shares = shared_out(
+            {name: weight * release.likeness_of(name, [asked], row) for name, weight in weights.items()}
+        )
     behaves = max(shares, key=lambda name: shares[name], default="") == "behaviour"
     source = "copurchase" if behaves else "content"
     title = release.titles[asked] or item_id

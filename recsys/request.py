@@ -57,7 +57,9 @@ class Reason:
 
     source: str  # the candidate source: one of recsys.retrieval.retrieve.SOURCES, or words
     item_id: str | None = None  # the past or page item that brought it
-    shares: dict[str, float] = field(default_factory=dict)  # image, text, reviews, attributes, behaviour; words in search
+    shares: dict[str, float] = field(
+        default_factory=dict
+    )  # image, text, reviews, attributes, behaviour; words in search
     text: str = ""  # one sentence for a person
 
 

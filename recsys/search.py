@@ -97,7 +97,7 @@ def search(
     *,
     allowed: npt.NDArray[np.bool_] | None = None,
     embed: bool = True,
-    config: SearchConfig = SearchConfig(),  # noqa: B008 - frozen
+    config: SearchConfig = SearchConfig(),
 ) -> Slate:
     """Answer ``query`` from ``release``.
 
@@ -116,7 +116,11 @@ def search(
     """
     mask = release.in_stock if allowed is None else allowed
     vector = _embedded(release, query) if embed else None
-    words = list(dict.fromkeys(words_of(query.words)))[:LONGEST_QUERY] if query.words is not None and release.search is not None else []
+    words = (
+        list(dict.fromkeys(words_of(query.words)))[:LONGEST_QUERY]
+        if query.words is not None and release.search is not None
+        else []
+    )
     fallback = "full"
     if vector is None and not words:
         return _newest(release, mask, query.limit)
@@ -140,9 +144,7 @@ def search(
 def _newest(release: Release, allowed: npt.NDArray[np.bool_], limit: int) -> Slate:
     rows = release.retrieval.newest
     rows = rows[allowed[rows]][:limit]
-    items = tuple(
-        SlateItem(release.item_ids[row], rank, 1.0 / rank) for rank, row in enumerate(rows.tolist(), start=1)
-    )
+    items = tuple(SlateItem(release.item_ids[row], rank, 1.0 / rank) for rank, row in enumerate(rows.tolist(), start=1))
     return Slate(items, "newest", release.manifest.version)
 
 
@@ -194,7 +196,7 @@ def _nearest(release: Release, vector: Float32, allowed: npt.NDArray[np.bool_], 
     few = np.flatnonzero(allowed) if count <= EXACT_ITEMS else None
     if few is None and release.retrieval.index is not None:
         rows, _ = release.retrieval.index.search(vector[None], depth, allowed if count < len(allowed) else None)
-        return rows[0][rows[0] >= 0]
+        return np.asarray(rows[0][rows[0] >= 0], np.int32)
     if few is None:
         return np.zeros(0, np.int32)
     vectors = np.asarray(release.retrieval.embeddings[few], np.float32)

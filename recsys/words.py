@@ -21,7 +21,10 @@ import numpy.typing as npt
 from recsys.errors import ReleaseError
 from recsys.histories import Float32, Int32, Int64
 
-K1, B = 1.2, 0.6  # saturation of a repeated word, and how much a long text is held against it; Lucene's are 1.2 and 0.75
+K1, B = (
+    1.2,
+    0.6,
+)  # saturation of a repeated word, and how much a long text is held against it; Lucene's are 1.2 and 0.75
 LONGEST_QUERY = 64  # distinct words of a query that count
 LONGEST_WORD = 64  # characters
 _WORD = re.compile(r"\w+(?:[-./'’]\w+)*")

@@ -1,5 +1,4 @@
-"""The release that answers now, what the shop says of its items, what came after it, and the thread that keeps all fresh.
-"""
+"""The release that answers now, what the shop says of its items, what came after it; and the thread that looks."""
 
 import logging
 import threading

@@ -183,9 +183,7 @@ class SearchRequest(Body):
         }
     )
 
-    text: SearchText | None = Field(
-        None, description="in the shopper's words; product codes and brand names too"
-    )
+    text: SearchText | None = Field(None, description="in the shopper's words; product codes and brand names too")
     limit: int = Field(24, ge=1, le=LONGEST_SLATE, description="how many items at most")
     filter: SearchFilter = SearchFilter()
     user_id: Identifier | None = Field(None, description="for the log alone")
@@ -510,7 +508,9 @@ class ItemOut(BaseModel):
     images: list[str]
     created_at: datetime | None
     updated_at: datetime
-    in_release: bool = Field(description="whether it can be found and recommended now; a new one can seconds after it was put")
+    in_release: bool = Field(
+        description="whether it can be found and recommended now; a new one can seconds after it was put"
+    )
 
 
 class Alive(BaseModel):

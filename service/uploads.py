@@ -34,7 +34,9 @@ async def read_search(request: Request) -> tuple[SearchRequest, bytes | None]:
     try:
         fields = json.loads(body)
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError is a ValueError
-        error_of_body = FieldError(field="body", message="expected JSON", came=show(body[:40].decode("utf-8", "replace")))
+        error_of_body = FieldError(
+            field="body", message="expected JSON", came=show(body[:40].decode("utf-8", "replace"))
+        )
         raise ProblemError(400, "not-json", f"the body is not JSON: {error}", (error_of_body,)) from error
     return _checked(fields, None), None
 
@@ -63,7 +65,9 @@ async def _fields_and_picture(form: FormData) -> tuple[SearchRequest, bytes | No
                 raise _invalid(FieldError(field=name, message="expected an uploaded file", came=show(value)))
             picture = await value.read()
         elif isinstance(value, UploadFile):
-            raise _invalid(FieldError(field=name, message=f"expected text; the picture's field is {PICTURE}", came="a file"))
+            raise _invalid(
+                FieldError(field=name, message=f"expected text; the picture's field is {PICTURE}", came="a file")
+            )
         else:
             fields[name] = _typed(name, value)
     return _checked(fields, picture), picture

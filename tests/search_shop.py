@@ -1,4 +1,4 @@
-"""The shop of service_shop.py with its real encoders: pictures drawn, words and pictures encoded, a small aligner trained.
+"""The shop of service_shop.py with real encoders: pictures drawn, all of it encoded, a small aligner trained.
 
 Made once a process, in a few seconds; a test publishes it into its own database.
 """
@@ -14,18 +14,17 @@ from typing import Any
 import numpy as np
 import polars as pl
 from PIL import Image
-from service_shop import CUTOFF, ITEM_IDS, build_release, items
+from service_shop import CUTOFF, ITEM_IDS, build_release, items, publish_saved
 from sqlalchemy import Engine
 
+from pipelines.config import Paths
 from pipelines.encode import encode_shop
 from pipelines.night_config import NightConfig
-from pipelines.config import Paths
 from pipelines.search import build_search
 from recsys.alignment.spaces import save_spaces
 from recsys.alignment.train import AlignmentConfig, train_alignment
 from recsys.data.load import attribute_tokens
 from recsys.schema import ITEMS, REVIEWS, validate
-from service_shop import publish_saved
 
 SAID = "It squeaks at every step."  # the review of red-05, and nowhere else
 
@@ -44,9 +43,7 @@ def searchable() -> tuple[Path, Path, str]:
     frame, reviews = _items(), _reviews()
     encoded = encode_shop(frame, reviews, CUTOFF, config, progress=False)
     small = AlignmentConfig(dim=16, members=1, hidden=32, components=32, epochs=6)
-    aligner = train_alignment(
-        encoded.modalities, np.zeros((0, 2), np.int32), small, seed=0, threads=1, progress=False
-    )
+    aligner = train_alignment(encoded.modalities, np.zeros((0, 2), np.int32), small, seed=0, threads=1, progress=False)
 
     def save_aligner(into: Path) -> None:
         aligner.save(into)
@@ -97,8 +94,8 @@ def _reviews() -> pl.DataFrame:
     words = {"red-05": SAID, "blue-05": "Fits well and keeps its colour.", "red-06": "A fine dress."}
     rows = [
         {
-            "review_id": f"r-{item_id}", "item_id": item_id, "user_id": "u1", "rating": 4.0, "title": None, "text": text,
-            "helpful_votes": 1, "timestamp": CUTOFF.replace(day=1, month=2),
+            "review_id": f"r-{item_id}", "item_id": item_id, "user_id": "u1", "rating": 4.0, "title": None,
+            "text": text, "helpful_votes": 1, "timestamp": CUTOFF.replace(day=1, month=2),
         }
         for item_id, text in words.items()
     ]  # fmt: skip

@@ -23,8 +23,8 @@ from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content
 from recsys.retrieval.index import IndexConfig
 from recsys.retrieval.retrieve import RetrievalConfig
 from recsys.retrieval.users import MAX_HISTORY, N_AGES, UserTower
-from recsys.search_index import SearchIndex
 from recsys.schema import EVENT_TYPES, EVENTS
+from recsys.search_index import SearchIndex
 from service.app import create_app
 from service.deps import Service
 from service.settings import Settings
@@ -64,7 +64,7 @@ def build_release(
 ) -> Release:
     """A release of the shop, saved below ``folder``; another seed makes another version.
 
-    Without ``vectors`` [60, d] they are planted; ``spaces``, ``search``, ``save_aligner`` and ``config`` are what search needs.
+    Without ``vectors`` [60, d] they are planted; the rest is what search needs.
     """
     rng = np.random.default_rng(seed)
     shoppers = [f"u{n:02}" for n in range(40)]

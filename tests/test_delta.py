@@ -50,7 +50,9 @@ class Planted:
         from recsys.embedder import Embedded
 
         fused = np.stack([self.vectors[content.text] for content in contents]).astype(np.float32)
-        return Embedded(fused, parts={"image": (0.5 * fused).astype(np.float16), "text": (0.5 * fused).astype(np.float16)})
+        return Embedded(
+            fused, parts={"image": (0.5 * fused).astype(np.float16), "text": (0.5 * fused).astype(np.float16)}
+        )
 
 
 def item(item_id, title, **more):
@@ -125,9 +127,7 @@ def test_a_new_item_is_recommended_to_those_whom_it_suits(night):
     release = extend(night, late)
     assert release.row_of("late") == len(night.item_ids)
     assert night.row_of("late") is None
-    history = [
-        Interaction(f"red-{n:03}", "detail-page-view", CUTOFF - timedelta(hours=n + 1)) for n in range(5, 11)
-    ]
+    history = [Interaction(f"red-{n:03}", "detail-page-view", CUTOFF - timedelta(hours=n + 1)) for n in range(5, 11)]
     ask = Request(requested_at=CUTOFF + timedelta(hours=1), history=history[::-1], limit=20, explain=True)
     (slate,) = recommend(release, [ask])
     shown = {item.item_id: item for item in slate.items}
@@ -159,7 +159,9 @@ def test_likeness_goes_both_ways(night):
 
 
 def test_the_newest_arrival_is_new(night):
-    release = extend(night, late_items(night, item("late", None), item("older", None, created_at=CUTOFF - timedelta(days=45))))
+    release = extend(
+        night, late_items(night, item("late", None), item("older", None, created_at=CUTOFF - timedelta(days=45)))
+    )
     ids = [release.item_ids[row] for row in release.retrieval.newest]
     assert ids[0] == "late"
     arrivals = [release.tables.created_at_days[row] for row in release.retrieval.newest]
@@ -208,7 +210,9 @@ def test_search_finds_what_came_late_by_word_and_by_meaning(night):
     release = replace(release, embedder=Planted(vectors))
     for words in ("quokka", "late-77"):
         slate = search(release, Query(words, explain=True), embed=False)
-        assert [item.item_id for item in slate.items] == ["late-77"] * (words == "quokka") or slate.items[0].item_id == "late-77"
+        assert [item.item_id for item in slate.items] == ["late-77"] * (words == "quokka") or slate.items[
+            0
+        ].item_id == "late-77"
         assert slate.fallback == "without_encoder"
     assert search(release, Query("quokka")).items[0].item_id == "late-77"  # although its meaning points elsewhere
     assert search(release, Query("something", limit=3)).items[0].item_id == "late-77"

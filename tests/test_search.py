@@ -30,7 +30,7 @@ class Planted:
 
 @pytest.fixture(scope="module", params=[EXACT, LISTS], ids=["flat", "ivf"])
 def release(request):
-    """Every item says its id and taste; red-007 is reviewed as squeaky; a red one's embedding is three parts picture."""
+    """Every item says its id and taste; red-007 is reviewed as squeaky; an embedding is three parts picture."""
     made = build_release(*build_shop(N_ITEMS), recipe(request.param), ranker=False)
     said = build_words(f"{item_id} {item_id[:-4]} thing" for item_id in made.item_ids)
     reviews = build_words("it squeaks" if item_id == "red-007" else None for item_id in made.item_ids)

@@ -198,7 +198,10 @@ def _bomb() -> bytes:
 
     header = struct.pack(">IIBBBBB", 60_000, 60_000, 8, 0, 0, 0, 0)
     return (
-        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 9_000)) + chunk(b"IEND", b"")
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(b"\0" * 9_000))
+        + chunk(b"IEND", b"")
     )
 
 
@@ -309,7 +312,12 @@ def test_a_file_that_is_too_large_is_refused_before_it_is_read(sqlite_engine: En
 @pytest.mark.slow
 def test_words_and_a_picture_together(standing: TestClient) -> None:
     both = find_like(
-        standing, picture("blue"), text="blue dress", limit=5, filter=json.dumps({"price_to_cents": 1010}), explain="true"
+        standing,
+        picture("blue"),
+        text="blue dress",
+        limit=5,
+        filter=json.dumps({"price_to_cents": 1010}),
+        explain="true",
     )
     assert both.status_code == 200, both.text
     assert reds(both.json()) == 0
@@ -377,9 +385,7 @@ def test_without_words_the_meaning_answers(sqlite_engine: Engine) -> None:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", ["weights", "heads"])
-def test_broken_encoders_leave_the_words(
-    sqlite_engine: Engine, broken: str, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_broken_encoders_leave_the_words(sqlite_engine: Engine, broken: str, caplog: pytest.LogCaptureFixture) -> None:
     from dataclasses import replace
 
     put_items(sqlite_engine, items())
@@ -387,7 +393,11 @@ def test_broken_encoders_leave_the_words(
 
     def load(path: str) -> Any:
         release = load_release(path)
-        config = {**release.manifest.config, "text_encoder": {"model": "/nowhere"}, "image_encoder": {"model": "/nowhere"}}
+        config = {
+            **release.manifest.config,
+            "text_encoder": {"model": "/nowhere"},
+            "image_encoder": {"model": "/nowhere"},
+        }
         folder = Path(path) if broken == "weights" else Path("/nowhere")
         return replace(release, embedder=Embedder(folder, config))
 

@@ -1,4 +1,4 @@
-"""BM25: what says the words comes, codes and brands included; the same after a round trip, and for items that came late."""
+"""BM25: what says the words comes, codes and brands included; the same from disk, and for items that came late."""
 
 import math
 from collections import Counter
@@ -8,7 +8,7 @@ import pytest
 
 from recsys.errors import ReleaseError
 from recsys.late_words import late_words
-from recsys.words import B, K1, build_vocabulary, build_words, load_vocabulary, load_words, words_of
+from recsys.words import K1, B, build_vocabulary, build_words, load_vocabulary, load_words, words_of
 
 TEXTS = ["Red wool scarf Alba", "Blue dress 100003-05", "red dress, red!", None, "zebra Alba"]
 

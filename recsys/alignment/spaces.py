@@ -116,7 +116,7 @@ def embedding_parts(
         for chosen in combinations(names, size):
             made = aligner.embed({name: modalities[name] for name in chosen}, threads=threads)
             for name in names:
-                # In Σ w(S)·(e(S ∪ m) − e(S)), this embedding is the first term of those inside and the second of others.
+                # In Σ w(S)·(e(S ∪ m) − e(S)), this one is the first term for those inside, the second for others.
                 inside = name in chosen
                 others = size - 1 if inside else size
                 weight = factorial(others) * factorial(len(names) - others - 1) / factorial(len(names))

@@ -35,9 +35,7 @@ class Ranker:
 
         A row's contributions and the model's mean score sum to :meth:`score`. Slower than that by far: for a few rows.
         """
-        owed = self.booster.predict(
-            features, num_iteration=self.best_iteration, num_threads=1, pred_contrib=True
-        )
+        owed = self.booster.predict(features, num_iteration=self.best_iteration, num_threads=1, pred_contrib=True)
         return np.asarray(owed, np.float32)[:, :-1]  # the last column is the mean
 
     def importance(self) -> dict[str, float]:

@@ -3,6 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import faiss
 import numpy as np
@@ -47,9 +48,7 @@ class ItemIndex:
     kind: str
     recall: float
 
-    def search(
-        self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None
-    ) -> tuple[Int32, Float32]:
+    def search(self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None) -> tuple[Int32, Float32]:
         """The ``k`` nearest items of each query; a query gets the same bits alone and in any batch.
 
         Faiss picks its kernel, and with it the rounding, by the number of queries and of threads: so it is asked here
@@ -67,8 +66,7 @@ class ItemIndex:
         faiss.omp_set_num_threads(1)
         try:
             parts = [
-                self.search_many(queries[i : i + FEW_QUERIES], k, allowed)
-                for i in range(0, len(queries), FEW_QUERIES)
+                self.search_many(queries[i : i + FEW_QUERIES], k, allowed) for i in range(0, len(queries), FEW_QUERIES)
             ]
         finally:
             faiss.omp_set_num_threads(threads)
@@ -80,18 +78,22 @@ class ItemIndex:
         self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None
     ) -> tuple[Int32, Float32]:
         """The same for thousands of queries, on all threads: quicker, but the last bits depend on the batch."""
-        queries, limits = np.ascontiguousarray(queries, np.float32), None
-        if allowed is not None:
-            bits = np.packbits(allowed, bitorder="little")  # must live as long as the selector
-            selector = faiss.IDSelectorBitmap(bits)
-            limits = faiss.SearchParameters(sel=selector)
-            if self.kind.startswith("ivf"):
-                # The fewer may be found, the more lists are asked, so that about as many vectors are compared.
-                share = max(np.count_nonzero(allowed), 1) / len(allowed)
-                probes = min(int(np.ceil(self.index.nprobe / share)), self.index.nlist)
-                limits = faiss.SearchParametersIVF(sel=selector, nprobe=probes)
+        queries = np.ascontiguousarray(queries, np.float32)
+        limits = None if allowed is None else self._limits(allowed)
         scores, rows = self.index.search(queries, k, params=limits)
         return rows.astype(np.int32), np.where(rows < 0, 0, scores).astype(np.float32)
+
+    def _limits(self, allowed: npt.NDArray[np.bool_]) -> Any:
+        """Faiss's parameters of a search among these rows."""
+        index: Any = self.index
+        library: Any = faiss
+        selector = library.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))  # it keeps what it is given
+        if not self.kind.startswith("ivf"):
+            return library.SearchParameters(sel=selector)
+        # The fewer may be found, the more lists are asked, so that about as many vectors are compared.
+        share = max(int(np.count_nonzero(allowed)), 1) / len(allowed)
+        probes = min(int(np.ceil(index.nprobe / share)), index.nlist)
+        return library.SearchParametersIVF(sel=selector, nprobe=probes)
 
     def save(self, path: Path) -> None:
         """Write the index alone; the ids belong to the release."""

@@ -1,4 +1,4 @@
-"""``PUT``, ``PATCH`` and ``DELETE /v1/items/{id}``, ``POST /v1/items:batch``: the catalogue changes, and answers follow.
+"""``PUT``, ``PATCH`` and ``DELETE /v1/items/{id}``, ``POST /v1/items:batch``: the catalogue, and answers obey it.
 
 Stock, price and category count from the next answer on. A new item, and a changed text or picture, are embedded beside
 the requests and can be found seconds later.
@@ -58,8 +58,7 @@ def replace_items(body: ItemsBatch, service: ServiceDep) -> ItemsAnswer:
     """As `PUT` for each of them; all are stored, or none."""
     now, times = datetime.now(UTC), created_times(service.engine, [item.id for item in body.items])
     rows: list[dict[str, Any]] = [
-        item.model_dump(exclude={"id"})
-        | {"item_id": item.id, "created_at": item.created_at or times.get(item.id, now)}
+        item.model_dump(exclude={"id"}) | {"item_id": item.id, "created_at": item.created_at or times.get(item.id, now)}
         for item in body.items
     ]
     written = put_items(service.engine, rows)
