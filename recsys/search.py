@@ -298,10 +298,11 @@ def _why(
         what for what, given in ((f"“{query.words}”", query.words), ("the picture", query.picture)) if given is not None
     )
     by_words = words > meaning
+    says = "Says" if found.literal[place] > 0 else "Matches"
     return (
         Reason(
             source="words" if by_words else "embedding",
             shares=shared_out(parts),
-            text=f"Says {asked}" if by_words else f"Resembles {asked}",
+            text=f"{says} {asked}" if by_words else f"Resembles {asked}",
         ),
     )

@@ -113,7 +113,7 @@ def test_shares_are_of_the_hits_own_score(release):
     expected = {"image": 0.75 * meaning / total, "text": 0.25 * meaning / total, "reviews": words / total}
     assert {name: reason.shares.get(name, 0.0) for name in expected} == pytest.approx(expected, abs=2e-3)
     assert slate.items[0].score == pytest.approx(total, rel=1e-5)
-    assert (reason.source, reason.text) == ("words", "Says “squeaks”")
+    assert (reason.source, reason.text) == ("words", "Matches “squeaks”")
     (other,) = slate.items[1].reasons
     assert other.shares == pytest.approx({"image": 0.75, "text": 0.25}, abs=2e-3)
     assert (other.source, other.text) == ("embedding", "Resembles “squeaks”")
