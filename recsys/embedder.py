@@ -85,7 +85,7 @@ class Embedder:
         self._config = config
         self._opening = threading.Lock()
         self._opened: tuple[Aligner, dict[str, LikenessSpace]] | None = None
-        self._refused: tuple[str, float] = ("", float("-inf"))  # why, when (monotonic seconds)
+        self._refused: dict[str, tuple[str, float]] = {}  # part → why, when (monotonic seconds)
         self._warming: threading.Thread | None = None
 
     def warm_in_background(self) -> None:
@@ -161,7 +161,7 @@ class Embedder:
         """
         from recsys.alignment.spaces import embedding_parts
 
-        aligner, spaces = self._loaded(self._open)
+        aligner, spaces = self._loaded("aligner", self._open)
         modalities, failures = self._encode(contents, aligner.shape.modalities)
         if not modalities:
             return Embedded(np.zeros((len(contents), aligner.dim), np.float32))
@@ -212,17 +212,17 @@ class Embedder:
 
     @property
     def _aligner(self) -> "Aligner":
-        return self._loaded(self._open)[0]
+        return self._loaded("aligner", self._open)[0]
 
-    def _loaded(self, load: Callable[[], T]) -> T:
+    def _loaded(self, part: str, load: Callable[[], T]) -> T:
         """``load()``, unless it failed a moment ago."""
-        why, when = self._refused
+        why, when = self._refused.get(part, ("", float("-inf")))
         if time.monotonic() - when < RETRY_SECONDS:
             raise EncoderError(f"not tried again yet: {why}")
         try:
             return load()
         except Exception as error:
-            self._refused = (str(error), time.monotonic())
+            self._refused[part] = (str(error), time.monotonic())
             raise
 
     def _open(self) -> "tuple[Aligner, dict[str, LikenessSpace]]":
@@ -239,12 +239,12 @@ class Embedder:
     def _text_encoder(self) -> "TextEncoder":
         from recsys.encoders import TextEncoderConfig
 
-        return self._loaded(lambda: _text_encoder(TextEncoderConfig(**self._named("text_encoder"))))
+        return self._loaded("text", lambda: _text_encoder(TextEncoderConfig(**self._named("text_encoder"))))
 
     def _image_encoder(self) -> "ImageEncoder":
         from recsys.encoders import ImageEncoderConfig
 
-        return self._loaded(lambda: _image_encoder(ImageEncoderConfig(**self._named("image_encoder"))))
+        return self._loaded("image", lambda: _image_encoder(ImageEncoderConfig(**self._named("image_encoder"))))
 
     def _named(self, which: str) -> Mapping[str, Any]:
         try:

@@ -111,8 +111,8 @@ def embedding_shares(release: Release, vector: Float32, row: int) -> dict[str, f
     """How much of ``vector``'s inner product with an item's embedding is owed to each of the item's modalities.
 
     The embedding is the sum of what each modality adds to it (see embedding_parts()), so the inner product is a sum
-    too, and nothing is estimated. What speaks against the match counts as 0; the rest sums to 1. Empty where the release
-    holds no parts, or nothing speaks for the match.
+    too, and nothing is estimated. What speaks against the match counts as 0; the rest sums to 1. Empty where the
+    release holds no parts, or nothing speaks for the match.
     """
     parts = release.search.parts if release.search is not None else {}
     return shared_out({name: float(np.asarray(part[row], np.float32) @ vector) for name, part in parts.items()})

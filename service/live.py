@@ -111,11 +111,6 @@ class LiveRelease:
             elif len(self._unplaced) < self._room:
                 self._unplaced[item_id] = facts
 
-    def is_late(self, item_id: str) -> bool:
-        """Whether the live release was given this item after its night."""
-        live = self.current
-        return live is not None and item_id in live.late
-
     def take_late(self, night: Release, made: Sequence[tuple[LateItem, Facts]]) -> bool:
         """Answer with these items too, from the next request on; False where another release went live meanwhile."""
         with self._stock:

@@ -77,19 +77,20 @@ class Newcomers:
         Raises:
             SQLAlchemyError: the database does not answer.
         """
-        now = self._settings.now()
+        now, live = self._settings.now(), self._live.current
+        late_already = live.late if live is not None and live.night is release else {}
         news: list[CatalogueItem] = []
         for updated_at, item in load_catalogue_items(self._engine, item_ids, now):
             mark = (version, updated_at, content_keys(item.text, item.picture(self._images)))
             if self._done.get(item.item_id) == mark:
                 continue
             self._done[item.item_id] = mark
-            if is_news(release, item, self._images) or self._live.is_late(item.item_id):
+            if is_news(release, item, self._images) or item.item_id in late_already:
                 news.append(item)
-        late = make_late_items(release, news, self._images, max(now, release.manifest.data_cutoff))
+        made = make_late_items(release, news, self._images, max(now, release.manifest.data_cutoff))
         return [
-            (made, Facts(True, item.in_stock, item.category, item.brand, item.price_cents))
-            for item, made in zip(news, late)
+            (late, Facts(True, item.in_stock, item.category, item.brand, item.price_cents))
+            for item, late in zip(news, made)
         ]
 
     def _run(self) -> None:

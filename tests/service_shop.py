@@ -60,6 +60,7 @@ def build_release(
     spaces: Mapping[str, np.ndarray] | None = None,
     search: SearchIndex | None = None,
     save_aligner: Callable[[Path], None] | None = None,
+    catalogue_seen: datetime | None = None,
     **config: Any,
 ) -> Release:
     """A release of the shop, saved below ``folder``; another seed makes another version.
@@ -134,6 +135,7 @@ def build_release(
         index_recall=1.0,
         n_items=len(ITEM_IDS),
         dim=dim,
+        catalogue_seen=catalogue_seen,
     )
     release = Release(
         manifest=manifest,

@@ -3,17 +3,22 @@
 import shutil
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from search_shop import picture, publish_searchable
-from service_shop import ids, items, publish, serve, settings_for
+from service_shop import CUTOFF, ITEM_IDS, ids, items, publish, serve, settings_for
 from sqlalchemy import Engine
 
 from recsys.data.releases import publish_release
 from recsys.data.store import put_item, put_items
+from recsys.search_index import CODES, SearchIndex, content_keys
+from recsys.words import build_vocabulary, build_words
+from service.catalogue import load_catalogue_items
 from service.deps import Service
 from service.newcomers import Newcomers
 
@@ -269,3 +274,46 @@ def test_rolled_back_to_the_release_of_before_the_items_stay(sqlite_engine: Engi
         publish_release(sqlite_engine, first)
         assert service.live.refresh() is True
         assert "new-1" in ids(client.post("/v1/recommendations", json={"limit": 100}).json())
+
+
+def test_the_night_folds_the_late_items_in(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A release that knows the change forgets the late item; one that does not keeps it."""
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path, search=_index_of(sqlite_engine))
+    with serve(sqlite_engine) as (client, service):
+        service.newcomers.flush()
+
+        def late() -> list[str]:
+            live = service.live.current
+            assert live is not None
+            return list(live.late)
+
+        assert late() == []
+        client.patch("/v1/items/red-05", json={"price_cents": 5})  # neither text nor picture
+        service.newcomers.flush()
+        assert late() == []
+        before = _index_of(sqlite_engine)
+        client.patch("/v1/items/red-05", json={"title": "Quokka dress"})
+        service.newcomers.flush()
+        assert late() == ["red-05"]
+        seen = datetime.now(UTC) - timedelta(minutes=1)
+        publish(sqlite_engine, tmp_path, seed=1, search=before, catalogue_seen=seen)
+        assert service.live.refresh() is True
+        assert late() == ["red-05"]
+        publish(sqlite_engine, tmp_path, seed=2, search=_index_of(sqlite_engine), catalogue_seen=seen)
+        assert service.live.refresh() is True
+        assert late() == []
+        assert find(client, "quokka")[0] == "red-05"
+
+
+def _index_of(engine: Engine) -> SearchIndex:
+    """What a night would note of the catalogue as it is now."""
+    found = {item.item_id: item for _, item in load_catalogue_items(engine, ITEM_IDS, CUTOFF)}
+    known = [found[item_id] for item_id in ITEM_IDS]
+    return SearchIndex(
+        words=build_words(item.title for item in known),
+        reviews=build_words([None] * len(known)),
+        parts={},
+        content=np.array([content_keys(item.text, item.picture(Path("nowhere"))) for item in known], np.uint64),
+        codes={name: build_vocabulary([]) for name in CODES},
+    )

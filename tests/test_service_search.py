@@ -6,6 +6,7 @@ import struct
 import threading
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -373,8 +374,6 @@ def test_a_release_of_before_there_was_search_answers(sqlite_engine: Engine, tmp
 
 @pytest.mark.slow
 def test_without_words_the_meaning_answers(sqlite_engine: Engine) -> None:
-    from dataclasses import replace
-
     put_items(sqlite_engine, items())
     publish_searchable(sqlite_engine)
     with serve(sqlite_engine, load_release=lambda path: replace(load_release(path), search=None)) as (client, _):
@@ -386,8 +385,6 @@ def test_without_words_the_meaning_answers(sqlite_engine: Engine) -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("broken", ["weights", "heads"])
 def test_broken_encoders_leave_the_words(sqlite_engine: Engine, broken: str, caplog: pytest.LogCaptureFixture) -> None:
-    from dataclasses import replace
-
     put_items(sqlite_engine, items())
     publish_searchable(sqlite_engine)
 
@@ -410,6 +407,25 @@ def test_broken_encoders_leave_the_words(sqlite_engine: Engine, broken: str, cap
         assert ids(find(client, text="quokka"))[0] == "quokka-1"
         assert client.post("/v1/recommendations", json={}).status_code == 200
     assert "search answers by words alone" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_broken_image_encoder_leaves_search_by_words_whole(sqlite_engine: Engine) -> None:
+    put_items(sqlite_engine, items())
+    publish_searchable(sqlite_engine)
+
+    def load(path: str) -> Any:
+        release = load_release(path)
+        config = {**release.manifest.config, "image_encoder": {"model": "/nowhere"}}
+        return replace(release, embedder=Embedder(Path(path), config))
+
+    with serve(sqlite_engine, load_release=load) as (client, service):
+        live = service.live.current
+        assert live is not None
+        assert live.release.embedder.wait(120)
+        assert find_like(client, picture("red"), limit=2).json()["fallback"] == "newest"
+        assert find_like(client, picture("red"), text="red dress", limit=2).json()["fallback"] == "without_encoder"
+        assert find(client, text="scarlet")["fallback"] == "full"
 
 
 @pytest.mark.slow
