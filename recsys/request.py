@@ -7,14 +7,18 @@ from datetime import datetime
 PLACEMENTS = ("home", "product", "cart")
 
 # The rungs of the ladder, best first. Every slate names the one that it came from.
-FALLBACKS = (
+RUNGS = (
     "full",  # candidates from the shopper's own history or the page's items, ordered by the ranker
     "without_ranker",  # the same candidates in the order of retrieval: the ranker is missing or failed
     "item_to_item",  # only the item-to-item tables answered: the embedding index is missing or failed
     "trending",  # nothing is known of the shopper or the page: what sells now
     "newest",  # nothing sells either: what came last
-    "without_encoder",  # search: by words alone, the encoders are missing, broken or still loading
-    "without_words",  # search: by meaning alone, the release has no index of words
+)
+# Search has two more between the first and the last.
+FALLBACKS = (
+    *RUNGS,
+    "without_encoder",  # by words alone: the encoders are missing, broken or still loading
+    "without_words",  # by meaning alone: the release has no index of words
 )
 
 
