@@ -117,7 +117,12 @@ def _days(column: pl.Series) -> Float64:
     return (column.dt.timestamp("us").cast(pl.Float64) / 86_400e6).fill_null(float("nan")).to_numpy()
 
 
-def _attribute_codes(items: pl.DataFrame) -> Int32:
+def attribute_names(items: pl.DataFrame) -> pl.Series:
+    """The distinct attributes of an ITEMS frame, ascending: the position of each is its code."""
+    return _attribute_tokens(items)["token"].unique().sort()
+
+
+def _attribute_tokens(items: pl.DataFrame) -> pl.DataFrame:
     tokens = items.select(
         row=pl.int_range(pl.len(), dtype=pl.Int32),
         token=pl.concat_list(
@@ -127,7 +132,11 @@ def _attribute_codes(items: pl.DataFrame) -> Int32:
             pl.col("category").fill_null("").str.split(" > ").list.eval("category=" + pl.element()),
         ),
     ).explode("token")
-    tokens = tokens.drop_nulls().filter(pl.col("token") != "category=")
+    return tokens.drop_nulls().filter(pl.col("token") != "category=")
+
+
+def _attribute_codes(items: pl.DataFrame) -> Int32:
+    tokens = _attribute_tokens(items)
     tokens = tokens.with_columns(code=pl.col("token").rank("dense").cast(pl.Int32) - 1).unique(["row", "code"])
     tokens = tokens.sort("row", "code").with_columns(place=pl.int_range(pl.len()).over("row"))
     tokens = tokens.filter(pl.col("place") < MAX_ATTRIBUTES)

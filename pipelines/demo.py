@@ -90,7 +90,7 @@ def run(args: argparse.Namespace) -> int:
     report = Path(paths.releases) / release.manifest.version / "report.html"
     print(f"\nthe picture: {sheet}\nthe night's report: {report}")
     print(
-        f"to serve it yourself: RECSYS_DATABASE={paths.database} "
+        f"to serve it yourself: RECSYS_DATABASE={paths.database} RECSYS_IMAGES={paths.images} "
         f"{Path(sys.executable).parent / 'recsys'} serve --as-of {now:%Y-%m-%dT%H:%M:%SZ}"
     )
     print(f"{time.perf_counter() - started:.0f} s in all")

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -18,6 +19,7 @@ from recsys.alignment.graph import with_neighbours
 from recsys.alignment.modality import Modality
 from recsys.alignment.model import Aligner
 from recsys.alignment.reviews import pool_reviews
+from recsys.alignment.spaces import LikenessSpace, fit_space
 from recsys.alignment.train import train_alignment
 from recsys.encoders import Encoded, encode_images, encode_texts, load_image_encoder
 from recsys.encoders.text import item_text
@@ -37,6 +39,18 @@ class EncodedShop:
     modalities: Mapping[str, Modality]
     counts: Mapping[str, int]
     n_items: int
+
+    @cached_property
+    def spaces(self) -> dict[str, LikenessSpace]:
+        """Of "image" and "text", where any item has them: what only the picture, or only the words, say."""
+        names = [name for name in ("image", "text") if name in self.modalities]
+        return {name: fit_space(self.modalities[name], SPACE_DIM) for name in names}
+
+    def likeness(self, name: str, n_items: int) -> np.ndarray:
+        """Every item's place in such a space, float16 [n, SPACE_DIM]; zero where it has none."""
+        if name not in self.spaces:
+            return np.zeros((n_items, SPACE_DIM), np.float16)
+        return self.spaces[name].place(self.modalities[name])
 
 
 def encode_shop(
@@ -113,8 +127,8 @@ def align_shop(
     n_items = len(fused)
     return aligner, ItemVectors(
         fused=fused,
-        image=_space(encoded.modalities.get("image"), n_items),
-        text=_space(encoded.modalities.get("text"), n_items),
+        image=encoded.likeness("image", n_items),
+        text=encoded.likeness("text", n_items),
         cutoff=cutoff,
     )
 
@@ -144,23 +158,6 @@ def _reviews_by_row(items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime)
             age_days=(pl.lit(as_of) - pl.col("timestamp")).dt.total_microseconds() / 86_400e6,
         )
     )
-
-
-def _space(modality: Modality | None, n_items: int) -> np.ndarray:
-    """The modality's own likeness: centred encodings on their principal components, unit norm, float16 [n, SPACE_DIM].
-
-    The aligned projections agree with one another by design; these keep what only the picture, or only the words, say.
-    """
-    out = np.zeros((n_items, SPACE_DIM), np.float16)
-    if modality is None:
-        return out
-    vectors = modality.vectors[modality.present].astype(np.float32)
-    centred = vectors - vectors.mean(axis=0)
-    _, axes = np.linalg.eigh(centred.T @ centred)
-    reduced = centred @ axes[:, ::-1][:, :SPACE_DIM]
-    norms = np.linalg.norm(reduced, axis=1, keepdims=True)
-    out[modality.present, : reduced.shape[1]] = reduced / np.maximum(norms, 1e-9)
-    return out
 
 
 def _counts(images: Encoded, texts: Encoded, said: Encoded) -> dict[str, int]:

@@ -21,7 +21,7 @@ from recsys.ranking.train import RankerConfig
 from recsys.retrieval.fit import IndexedContent, TablesConfig, fit_retrieval, index_content
 from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.retrieve import RetrievalConfig
-from recsys.retrieval.users import Taste
+from recsys.retrieval.users import Taste, taste_content
 from recsys.schema import HISTORY_EVENT_TYPES
 
 
@@ -56,13 +56,11 @@ class ItemVectors:
     cutoff: datetime
 
     def content(self, attributes: np.ndarray) -> Float32:
-        """All that is known of each item without any shopper: the spaces beside each other, float32 [n, c].
+        """All that is known of each item without any shopper, float32 [n, c]: in the order of SPACES.
 
-        ``attributes`` [n, d''] is that of the declared ones. Each space counts alike; a row is unit norm or zero.
+        ``attributes`` [n, d''] is the space of the declared ones.
         """
-        beside = np.concatenate([self.fused, self.image, self.text, attributes], axis=1, dtype=np.float32)
-        unit: Float32 = beside / np.maximum(np.linalg.norm(beside, axis=1, keepdims=True), 1e-9)
-        return unit
+        return taste_content([self.fused, self.image, self.text, attributes])
 
 
 @dataclass(frozen=True)

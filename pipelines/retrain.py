@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import Any
 
 import polars as pl
-from sqlalchemy import Engine
+from sqlalchemy import Engine, func, select
 
 from pipelines.catalogue import build_catalogue
 from pipelines.config import load_config
@@ -31,10 +31,12 @@ from pipelines.judge import RELEASE, Judgement, judge
 from pipelines.night_config import NightConfig
 from pipelines.night_report import write_night_report
 from pipelines.recipe import RecipeConfig, Shop
+from pipelines.search import build_search
 from pipelines.stages import Stages
 from pipelines.tuning import start_from
 from pipelines.workshop import Workshop
 from recsys.alignment.model import Aligner
+from recsys.alignment.spaces import save_spaces
 from recsys.artifacts import Release, read_manifest, save_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log, scan_events
@@ -42,6 +44,7 @@ from recsys.data.load import load_items, load_reviews
 from recsys.data.releases import list_releases, publish_release, record_release
 from recsys.data.runs import finish_run, start_run
 from recsys.data.split import Split, temporal_split
+from recsys.data.tables import Item
 from recsys.errors import ConfigError, RecsysError, ReleaseError, SchemaError
 from recsys.evaluation.requests import build_requests
 from recsys.histories import days_since_epoch, moment_of, read_interactions
@@ -87,6 +90,7 @@ def retrain(
 def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime | None) -> Release:
     with stages.stage("read the database and the log") as notes:
         append_to_log(engine, config.paths.events)
+        seen = _catalogue_seen(engine)  # before it is read: what comes in between is read twice, and not never
         items, reviews = load_items(engine), load_reviews(engine)
         events, n_ahead = read_events(config.paths.events, until, datetime.now(UTC))
         if n_ahead:
@@ -114,8 +118,11 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
         judgement = _judge(twin, shop, judged, config)
     with stages.stage("fit to the end"):
         release = workshop.ranked_release(published.windows, end)
+    with stages.stage("index the words"):
+        words = build_search(items, reviews, aligner, encoded.modalities, Path(config.paths.images), config.threads)
+        release = replace(release, search=words, manifest=replace(release.manifest, catalogue_seen=seen))
     with stages.stage("save"):
-        saved = _save(release, aligner, judgement, config, workshop)
+        saved = _save(release, aligner, encoded, judgement, config, workshop)
         folder = Path(config.paths.releases) / saved.manifest.version
     data = _data_facts(shop, encoded) | ({"events dated in the future, left out": n_ahead} if n_ahead else {})
     write_night_report(saved, folder / "report.html", judgement, aligner, items, config, stages.done, data)
@@ -208,7 +215,23 @@ def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judg
     return judge(twin, questions, past, config.evaluation.k, config.seed)
 
 
-def _save(release: Release, aligner: Aligner, judgement: Judgement, config: NightConfig, workshop: Workshop) -> Release:
+def _catalogue_seen(engine: Engine) -> datetime | None:
+    with engine.connect() as connection:
+        return connection.scalar(select(func.max(Item.updated_at)))
+
+
+def _save(
+    release: Release,
+    aligner: Aligner,
+    encoded: EncodedShop,
+    judgement: Judgement,
+    config: NightConfig,
+    workshop: Workshop,
+) -> Release:
+    def save_aligner(folder: Path) -> None:
+        aligner.save(folder)
+        save_spaces(encoded.spaces, folder)
+
     window = judgement.questions
     manifest = replace(
         release.manifest,
@@ -218,7 +241,7 @@ def _save(release: Release, aligner: Aligner, judgement: Judgement, config: Nigh
         code_commit=_commit(),
         libraries={name: installed_version(name) for name in LIBRARIES},
     )
-    return save_release(replace(release, manifest=manifest), Path(config.paths.releases), aligner.save)
+    return save_release(replace(release, manifest=manifest), Path(config.paths.releases), save_aligner)
 
 
 def _record(engine: Engine, saved: Release, folder: Path) -> None:

@@ -7,6 +7,7 @@
         features/items.npy      ITEM_FEATURES of every item; attributes.npy beside it
         tables/<name>.*.npy     item→item neighbours and weights
         index.faiss  taste.faiss  tower.safetensors  ranker.txt  aligner/
+        search/                 words and more for search, see recsys/search_index.py
 
 Formats without code in them: nothing is unpickled. Arrays are memory-mapped, so workers share them.
 """
@@ -16,7 +17,7 @@ import json
 import os
 import shutil
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from functools import cached_property
@@ -27,6 +28,7 @@ import numpy as np
 import numpy.typing as npt
 import polars as pl
 
+from recsys.embedder import Embedder
 from recsys.errors import ReleaseError
 from recsys.ranking.features import FEATURES, SPACES, FeatureTables
 from recsys.ranking.ranker import Ranker, load_ranker
@@ -34,6 +36,7 @@ from recsys.retrieval.index import load_index
 from recsys.retrieval.items import ItemTable
 from recsys.retrieval.retrieve import SOURCES, TABLES, Retrieval, RetrievalConfig
 from recsys.retrieval.users import load_user_tower
+from recsys.search_index import SearchIndex, load_search_index
 
 FORMAT = 1  # raised whenever a file of the directory changes its meaning
 
@@ -57,6 +60,8 @@ class Manifest:
         files: relative path → sha256.
         libraries: versions that made it.
         format: see FORMAT.
+        catalogue_seen: UTC; when the newest item that it knows was last written; what was written later may be news to
+            it. No part of the version: two nights on the same shop make the same release.
     """
 
     version: str
@@ -77,6 +82,7 @@ class Manifest:
     files: Mapping[str, str] = field(default_factory=dict)
     libraries: Mapping[str, str] = field(default_factory=dict)
     format: int = FORMAT
+    catalogue_seen: datetime | None = None
 
 
 @dataclass(frozen=True)
@@ -90,18 +96,22 @@ class Release:
         retrieval: candidate sources.
         tables: of the features.
         ranker: None where there were too few examples; the order of retrieval then stands.
+        search: words and more; None in a release of before there was any.
+        embedder: of queries and of new items; None for a release that is not on disk, and where it has no aligner.
     """
 
     manifest: Manifest
-    item_ids: list[str]
-    titles: list[str]
+    item_ids: Sequence[str]
+    titles: Sequence[str]
     in_stock: npt.NDArray[np.bool_]
     retrieval: Retrieval
     tables: FeatureTables
     ranker: Ranker | None
+    search: SearchIndex | None = None
+    embedder: Embedder | None = None
 
     @cached_property
-    def rows(self) -> dict[str, int]:
+    def rows(self) -> Mapping[str, int]:
         """item_id → row."""
         return {item_id: row for row, item_id in enumerate(self.item_ids)}
 
@@ -138,6 +148,15 @@ class Release:
         order = np.argsort(-total, kind="stable")[:limit]
         return [(self.item_ids[row], float(total[row])) for row in order.tolist() if total[row] > 0]
 
+    def likeness_of(self, name: str, rows: Sequence[int], row: int) -> float:
+        """The likeness of one item to given ones, as :meth:`similar` has it."""
+        if name == "behaviour":
+            table = self.retrieval.tables["copurchase"]
+            return float(table.weights[list(rows)][table.neighbours[list(rows)] == row].sum() / len(rows))
+        vectors = self.tables.spaces[name]
+        query = np.asarray(vectors[list(rows)], np.float32).mean(axis=0)
+        return float(np.asarray(vectors[row], np.float32) @ query)
+
     def _likeness(self, name: str, known: list[int]) -> npt.NDArray[np.float32]:
         if name == "behaviour":
             table = self.retrieval.tables["copurchase"]
@@ -155,7 +174,8 @@ class Release:
 def save_release(release: Release, releases: Path, save_aligner: Callable[[Path], None] | None = None) -> Release:
     """Write ``release`` below ``releases`` and return it with its version and checksums filled in.
 
-    ``save_aligner`` writes the aligner into the folder that it is given; a request does not need it, new items do.
+    ``save_aligner`` writes the aligner into the folder that it is given; recommending from the night's items does not
+    need it, search and new items do.
 
     It appears whole or not at all: written beside its place, then renamed. The same content saved twice is one
     directory.
@@ -167,7 +187,7 @@ def save_release(release: Release, releases: Path, save_aligner: Callable[[Path]
         if save_aligner is not None:
             save_aligner(draft / "aligner")
         manifest = _sealed(release.manifest, draft)
-        (draft / "manifest.json").write_text(_to_json(manifest))
+        (draft / "manifest.json").write_text(_to_json(asdict(manifest)))
         target = releases / manifest.version
         if not target.exists():
             _flush_to_disk(draft)
@@ -215,13 +235,14 @@ def _read_files(manifest: Manifest, folder: Path) -> Release:
     item_ids = items["item_id"].to_list()
     spaces = {space: _map(folder / "embeddings" / f"{space}.npy") for space in SPACES}
     features = np.load(folder / "features" / "state.npy")
+    taste = _map(folder / "embeddings" / "taste.npy")
     retrieval = Retrieval(
         index=load_index(folder / "index.faiss", item_ids, manifest.index_kind, manifest.index_recall, spaces["fused"]),
         embeddings=spaces["fused"],
         tower=load_user_tower(folder / "tower.safetensors"),
-        taste=_map(folder / "embeddings" / "taste.npy"),
+        taste=taste,
         taste_index=load_index(
-            folder / "taste.faiss", item_ids, manifest.taste_index_kind, manifest.taste_index_recall
+            folder / "taste.faiss", item_ids, manifest.taste_index_kind, manifest.taste_index_recall, taste
         ),
         tables={name: _load_table(folder / "tables", name) for name in TABLES},
         trending=np.load(folder / "features" / "trending.npy"),
@@ -239,7 +260,7 @@ def _read_files(manifest: Manifest, folder: Path) -> Release:
         attributes=_map(folder / "features" / "attributes.npy"),
         spaces=spaces,
     )
-    ranker_path = folder / "ranker.txt"
+    ranker_path, aligner = folder / "ranker.txt", folder / "aligner"
     return Release(
         manifest=manifest,
         item_ids=item_ids,
@@ -248,6 +269,8 @@ def _read_files(manifest: Manifest, folder: Path) -> Release:
         retrieval=retrieval,
         tables=tables,
         ranker=load_ranker(ranker_path, FEATURES) if "ranker.txt" in manifest.files else None,
+        search=load_search_index(folder / "search"),
+        embedder=Embedder(folder, manifest.config) if aligner.is_dir() else None,
     )
 
 
@@ -260,8 +283,9 @@ def read_manifest(folder: Path) -> Manifest:
     try:
         raw = json.loads((folder / "manifest.json").read_text())
         raw["features"], raw["sources"] = tuple(raw["features"]), tuple(raw["sources"])
-        for moment in ("data_cutoff", "embedding_cutoff"):
-            raw[moment] = datetime.fromisoformat(raw[moment])
+        for moment in ("data_cutoff", "embedding_cutoff", "catalogue_seen"):
+            if moment != "catalogue_seen" or raw.get(moment) is not None:
+                raw[moment] = datetime.fromisoformat(raw[moment])
         manifest = Manifest(**raw)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise ReleaseError(f"{folder}: expected a release with a manifest.json: {error!r}") from error
@@ -309,6 +333,8 @@ def _write_files(release: Release, folder: Path) -> None:
     retrieval.tower.save(folder / "tower.safetensors")
     if release.ranker is not None:
         release.ranker.save(folder / "ranker.txt")
+    if release.search is not None:
+        release.search.save(folder / "search")
 
 
 def _load_table(folder: Path, name: str) -> ItemTable:
@@ -327,12 +353,13 @@ def _sealed(manifest: Manifest, folder: Path) -> Manifest:
 
 
 def _version(manifest: Manifest) -> str:
-    identity = _to_json(replace(manifest, version="", metrics={}, code_commit=""))
-    return f"{manifest.data_cutoff:%Y%m%dT%H%M%S}-{hashlib.sha256(identity.encode()).hexdigest()[:12]}"
+    identity = asdict(replace(manifest, version="", metrics={}, code_commit=""))
+    del identity["catalogue_seen"]
+    return f"{manifest.data_cutoff:%Y%m%dT%H%M%S}-{hashlib.sha256(_to_json(identity).encode()).hexdigest()[:12]}"
 
 
-def _to_json(manifest: Manifest) -> str:
-    return json.dumps(asdict(manifest), indent=2, sort_keys=True, default=lambda value: value.isoformat())
+def _to_json(manifest: Mapping[str, Any]) -> str:
+    return json.dumps(manifest, indent=2, sort_keys=True, default=lambda value: value.isoformat())
 
 
 def _sha256(path: Path) -> str:

@@ -1,11 +1,13 @@
 """Why an item is in a slate, in data and in words."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from recsys.artifacts import Release
 from recsys.histories import Float32, Histories, Int32
+from recsys.ranking.features import FEATURES
 from recsys.request import Reason
 from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, steps_from_newest
 from recsys.schema import EVENT_TYPES
@@ -34,17 +36,32 @@ _HANDICAP = np.array([3.0 if source in _IMPERSONAL else 1.0 for source in SOURCE
 
 
 def explain(
-    release: Release, candidates: Candidates, positions: Sequence[int], histories: Histories, request: int
+    release: Release,
+    candidates: Candidates,
+    positions: Sequence[int],
+    histories: Histories,
+    request: int,
+    features: Float32 | None = None,
 ) -> list[tuple[Reason, ...]]:
     """One reason for each of ``positions`` (into ``candidates``) of one request.
 
     An item of the shopper's own past says so. For any other it is the source in which it stands highest, and the past
-    item that weighed most there; shares compare the picture, the words and the behaviour of the two.
+    item that weighed most there. Shares are of the item's own score: see _score_shares().
+
+    Args:
+        release, candidates, histories: of the batch.
+        positions: of the items to explain.
+        request: position of their request in the batch.
+        features: of every candidate, what the ranker saw.
     """
     start, stop = histories.offsets[request], histories.offsets[request + 1]
     past, types = histories.rows[start:stop], histories.event_types[start:stop]
     steps = steps_from_newest(histories)[start:stop]
-    return [(_reason(release, candidates, position, past, types, steps),) for position in positions]
+    shares = _score_shares(release, candidates, features, positions, past) if len(positions) else []
+    return [
+        (replace(_reason(release, candidates, position, past, types, steps), shares=mine),)
+        for position, mine in zip(positions, shares)
+    ]
 
 
 def why_filled(release: Release, row: int) -> Reason:
@@ -70,7 +87,6 @@ def _reason(
     return Reason(
         source=source,
         item_id=release.item_ids[cause],
-        shares=_shares(release, row, cause),
         text=_WORDS[source].format(title=title),
     )
 
@@ -91,15 +107,95 @@ def _link(release: Release, table: str, item: int, row: int) -> float:
     return float(release.retrieval.tables[table].weights[item, place[0]]) if len(place) else 0.0
 
 
-def _shares(release: Release, row: int, cause: int) -> dict[str, float]:
-    """How much of the likeness is picture, words and behaviour: each clipped to [0, 1], then made to sum to 1."""
+def embedding_shares(release: Release, vector: Float32, row: int) -> dict[str, float]:
+    """How much of ``vector``'s inner product with an item's embedding is owed to each of the item's modalities.
 
-    def cosine(space: str) -> float:
-        vectors = release.tables.spaces[space]
-        return max(0.0, float(np.asarray(vectors[row], np.float32) @ np.asarray(vectors[cause], np.float32)))
+    The embedding is the sum of what each modality adds to it (see embedding_parts()), so the inner product is a sum
+    too, and nothing is estimated. What speaks against the match counts as 0; the rest sums to 1. Empty where the
+    release holds no parts, or nothing speaks for the match.
+    """
+    parts = release.search.parts if release.search is not None else {}
+    return shared_out({name: float(np.asarray(part[row], np.float32) @ vector) for name, part in parts.items()})
 
-    # A co-purchase cosine is small even between close companions: its root is on the scale of the other two.
-    behaviour = max(_link(release, "copurchase", cause, row), _link(release, "copurchase", row, cause)) ** 0.5
-    parts = {"image": cosine("image"), "text": cosine("text"), "behaviour": min(behaviour, 1.0)}
-    total = sum(parts.values())
-    return {name: round(value / total, 4) for name, value in parts.items()} if total > 0 else {}
+
+def shared_out(parts: Mapping[str, float]) -> dict[str, float]:
+    """What speaks for an item, made to sum to 1; empty where nothing does.
+
+    >>> shared_out({"image": 3.0, "text": 1.0, "reviews": -2.0})
+    {'image': 0.75, 'text': 0.25}
+    """
+    total = sum(value for value in parts.values() if value > 0)
+    return {name: round(value / total, 4) for name, value in parts.items() if value > 0}
+
+
+def why_alike(release: Release, item_id: str, other_id: str, weights: Mapping[str, float] | None = None) -> Reason:
+    """The reason of an answer of :meth:`Release.similar`, with the shares of its score.
+
+    Args:
+        release: knows both.
+        item_id: what was asked about.
+        other_id: what was answered.
+        weights: as given to it; each one's share is that of its weighted likeness. None: the fused embedding's.
+    """
+    asked, row = release.rows[item_id], release.rows[other_id]
+    if weights is None:
+        shares = embedding_shares(release, np.asarray(release.tables.spaces["fused"][asked], np.float32), row)
+    else:
+        shares = shared_out(
+            {name: weight * release.likeness_of(name, [asked], row) for name, weight in weights.items()}
+        )
+    behaves = max(shares, key=lambda name: shares[name], default="") == "behaviour"
+    source = "copurchase" if behaves else "content"
+    title = release.titles[asked] or item_id
+    return Reason(source=source, item_id=item_id, shares=shares, text=_WORDS[source].format(title=title))
+
+
+def _score_shares(
+    release: Release, candidates: Candidates, features: Float32 | None, positions: Sequence[int], past: Int32
+) -> list[dict[str, float]]:
+    """How much of each candidate's score is owed to image, text, reviews, attributes and behaviour.
+
+    With a ranker: its features' exact contributions (TreeSHAP), summed by what they look at; without: each source's
+    summand of the fused score. What compares embeddings is shared out over the modalities by embedding_shares(), asked
+    by the mean of the shopper's past. What is the same for every candidate (the shopper's own features) is left out.
+
+    Source: Lundberg et al. 2020, Nature Machine Intelligence 2.
+    """
+    rows = candidates.rows[np.asarray(positions, int)]
+    if release.ranker is not None and features is not None:
+        names, owed = FEATURES, release.ranker.contributions(features[positions])
+    else:
+        weights = np.array([release.retrieval.config.fusion_weight[source] for source in SOURCES], np.float32)
+        names, owed = SOURCES, np.nan_to_num(weights / (20 + candidates.ranks[positions]))
+    groups = [_looks_at(name) for name in names]
+    mean = np.asarray(release.tables.spaces["fused"][past], np.float32).mean(axis=0) if len(past) else None
+    shares = []
+    for row, mine in zip(rows.tolist(), owed):
+        parts: dict[str, float] = {}
+        for group, value in zip(groups, mine.tolist()):
+            if group is not None:
+                parts[group] = parts.get(group, 0.0) + value
+        by_meaning = parts.pop("embedding", 0.0)
+        if by_meaning > 0 and mean is not None:
+            for name, share in embedding_shares(release, mean, row).items():
+                parts[name] = parts.get(name, 0.0) + share * by_meaning
+        shares.append(shared_out(parts))
+    return shares
+
+
+_SHOPPERS_OWN = ("history_length", "history_distinct", "history_purchases", "days_since_last_event", "n_candidates")
+_LOOKS_AT = (
+    (("image_",), "image"),
+    (("text_",), "text"),
+    (("review",), "reviews"),
+    (("fused_score",), "behaviour"),  # the order of all sources together, most of which count behaviour
+    (("fused_", "embedding", "content"), "embedding"),
+    (("attribute", "shared_attributes", "same_", "price", "item_age", "new"), "attributes"),
+)
+
+
+def _looks_at(name: str) -> str | None:
+    """What a feature or a source looks at: "embedding" is shared out further; None is no property of the item."""
+    if name.startswith(_SHOPPERS_OWN):
+        return None
+    return next((group for starts, group in _LOOKS_AT if name.startswith(starts)), "behaviour")

@@ -58,7 +58,8 @@ def _recommend_batch(release: Release, requests: Sequence[Request], mask: npt.ND
     histories, candidates, features = score_inputs(release, requests, mask)
     scores = candidates.fused if release.ranker is None else release.ranker.score(features)
     return [
-        _slate(release, request, place, histories, candidates, scores, mask) for place, request in enumerate(requests)
+        _slate(release, request, place, histories, candidates, features, scores, mask)
+        for place, request in enumerate(requests)
     ]
 
 
@@ -68,6 +69,7 @@ def _slate(
     place: int,
     histories: Histories,
     candidates: Candidates,
+    features: Float32,
     scores: Float32,
     available: npt.NDArray[np.bool_],
 ) -> Slate:
@@ -88,7 +90,7 @@ def _slate(
         extra = rules.fill(picked, preferences, forbidden, available, request.limit)
     reasons: list[tuple[Reason, ...]] = [()] * (len(picked) + len(extra))
     if request.explain:
-        reasons = explain(release, candidates, positions, histories, place)
+        reasons = explain(release, candidates, positions, histories, place, features)
         reasons += [(why_filled(release, row),) for row in extra]
     # What only fills the slate, or has no score that is a number, stands below everything that was ranked.
     floor = min(ordered, default=0.0)

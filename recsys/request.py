@@ -7,12 +7,18 @@ from datetime import datetime
 PLACEMENTS = ("home", "product", "cart")
 
 # The rungs of the ladder, best first. Every slate names the one that it came from.
-FALLBACKS = (
+RUNGS = (
     "full",  # candidates from the shopper's own history or the page's items, ordered by the ranker
     "without_ranker",  # the same candidates in the order of retrieval: the ranker is missing or failed
     "item_to_item",  # only the item-to-item tables answered: the embedding index is missing or failed
     "trending",  # nothing is known of the shopper or the page: what sells now
     "newest",  # nothing sells either: what came last
+)
+# Search has two more between the first and the last.
+FALLBACKS = (
+    *RUNGS,
+    "without_encoder",  # by words alone: the encoders are missing, broken or still loading
+    "without_words",  # by meaning alone: the release has no index of words
 )
 
 
@@ -49,13 +55,15 @@ class Request:
 class Reason:
     """Why an item is in a slate.
 
-    ``shares`` says how much of the similarity to ``item_id`` is picture, words and behaviour; they sum to 1. It is
-    empty where no past item is involved (trending, newest).
+    ``shares`` says how much of the item's own score is owed to what: they sum to 1 over what speaks for it. It is empty
+    where there is nothing to share out.
     """
 
-    source: str  # the candidate source: one of recsys.retrieval.retrieve.SOURCES
+    source: str  # the candidate source: one of recsys.retrieval.retrieve.SOURCES, or words
     item_id: str | None = None  # the past or page item that brought it
-    shares: dict[str, float] = field(default_factory=dict)  # keys: image, text, behaviour
+    shares: dict[str, float] = field(
+        default_factory=dict
+    )  # image, text, reviews, attributes, behaviour; words in search
     text: str = ""  # one sentence for a person
 
 

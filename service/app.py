@@ -1,12 +1,14 @@
 """``create_app(settings)``: the parts of the service, put together.
 
     POST /v1/recommendations ─► routes/recommendations.py ─► recsys.recommend.recommend(live release)
+    POST /v1/search          ─► routes/search.py          ─► recsys.search.search(live release)
     POST /v1/items:similar   ─► routes/items.py           ─► release.similar()
     POST /v1/events          ─► routes/events.py          ─► database ─► the next request's history
-    PUT  /v1/items/{id}      ─► routes/items.py           ─► database and the live release's stock
+    PUT  /v1/items/{id}      ─► routes/catalogue.py       ─► database, the live release's shelf, and the newcomers
     GET  /health/*, /metrics ─► routes/health.py
 
-Beside the requests run two threads: the watcher (a new release, changed stock, API keys) and the slate log.
+Beside the requests run three threads: the watcher (a new release, what changed in the catalogue, API keys), the slate
+log, and the newcomers (items put since the night are embedded).
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -27,7 +29,8 @@ from service.deps import Service
 from service.keys import KeyRing
 from service.live import Live, LiveRelease, Watcher
 from service.metrics import CountRequests, Metrics
-from service.routes import events, health, items, recommendations
+from service.newcomers import Newcomers
+from service.routes import catalogue, events, health, items, recommendations, search
 from service.settings import Settings
 from service.slate_log import SlateLog
 
@@ -54,11 +57,17 @@ def create_app(
 
         def warm_up(live: Live) -> None:
             recommend(live.release, [Request(requested_at=live.earliest(settings.now()))], available=live.available)
+            if live.release.embedder is not None:
+                live.release.embedder.warm_in_background()
 
+        live_release = LiveRelease(engine, load_release, warm_up, metrics, room=settings.late_items)
+        newcomers = Newcomers(engine, live_release, settings, metrics)
+        live_release.make_late, live_release.offer = newcomers.make, newcomers.offer
         service = Service(
             settings=settings,
             engine=engine,
-            live=LiveRelease(engine, load_release, warm_up, metrics),
+            live=live_release,
+            newcomers=newcomers,
             slate_log=SlateLog(engine, settings.slate_queue, metrics),
             keys=KeyRing(engine),
             metrics=metrics,
@@ -69,10 +78,12 @@ def create_app(
         watcher.look_once()  # a database that is away now does not keep the service from starting
         watcher.start()
         service.slate_log.start()
+        newcomers.start()
         try:
             yield
         finally:
             watcher.stop()
+            newcomers.stop()
             service.slate_log.stop()
             engine.dispose()
 
@@ -85,9 +96,13 @@ def create_app(
         responses=openapi.PROBLEMS,
     )
     problems.install(app)
-    app.add_middleware(BodyLimit, max_body_bytes=settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_body_bytes=settings.max_body_bytes,
+        larger={search.PATH: settings.max_picture_bytes + search.ROOM_FOR_FIELDS},
+    )
     app.add_middleware(CountRequests, metrics=metrics)  # added last, so outermost: it sees what the limit refused
-    for resource in (recommendations, items, events, health):
+    for resource in (recommendations, search, items, catalogue, events, health):
         app.include_router(resource.router)
     openapi.install(app)
     return app

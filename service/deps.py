@@ -12,6 +12,7 @@ from recsys.request import Slate
 from service.keys import KeyRing
 from service.live import LiveRelease
 from service.metrics import Metrics
+from service.newcomers import Newcomers
 from service.problems import ProblemError
 from service.settings import Settings
 from service.slate_log import SlateLog
@@ -25,6 +26,7 @@ class Service:
     engine: Engine
     live: LiveRelease
     slate_log: SlateLog
+    newcomers: Newcomers
     keys: KeyRing
     metrics: Metrics
     recommend: Callable[..., list[Slate]]  # recsys.recommend.recommend, or a test's

@@ -1,19 +1,21 @@
-"""The release that answers now, which of its items are in stock, and the thread that keeps both fresh."""
+"""The release that answers now, what the shop says of its items, what came after it; and the thread that looks."""
 
 import logging
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 
 import numpy as np
-from sqlalchemy import Engine, select
+from sqlalchemy import Engine
 
 from recsys.artifacts import Release
 from recsys.data.releases import live_release
-from recsys.data.tables import Item
+from recsys.delta import LateItem, extend
+from service.catalogue import read_facts
 from service.metrics import Metrics
+from service.shelf import Facts, Shelf
 
 # A transaction may commit after another that carries a later updated_at; looking back this far finds it all the same.
 LOOK_BACK = timedelta(seconds=15)
@@ -22,13 +24,23 @@ RETRY_REFUSED_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
+MakeLate = Callable[[Release, list[str], str], list[tuple[LateItem, Facts]]]  # Newcomers.make
+
+
 @dataclass(frozen=True, slots=True)
 class Live:
-    """One release and its stock. A request takes it once and keeps it, whatever is published meanwhile."""
+    """One release and its shelf. A request takes it once and keeps it, whatever is published or put meanwhile."""
 
-    release: Release
-    available: np.ndarray  # bool [n_items]: in stock now, by the database; changed in place
+    release: Release  # with the late items
+    night: Release  # without
+    shelf: Shelf  # changed in place; it has room for more rows than the release
     version: str
+    late: Mapping[str, LateItem] = field(default_factory=dict)
+
+    @property
+    def available(self) -> np.ndarray:
+        """bool [n_items] of ``release``: in stock now, by the database; changed in place."""
+        return self.shelf.available[: len(self.release.item_ids)]
 
     def earliest(self, now: datetime) -> datetime:
         """``now``, or the release's data cut-off where that is later: our clock is behind that of the night.
@@ -51,16 +63,22 @@ class LiveRelease:
         load_release: Callable[[str], Release],
         warm_up: Callable[[Live], object],
         metrics: Metrics,
+        room: int = 0,
     ) -> None:
+        """``room``: how many late items a release may be given."""
         self.current: Live | None = None
         self.why_none: str = "the service has not looked for a release yet"
+        self.make_late: MakeLate = lambda release, item_ids, version: []
+        self.offer: Callable[[Iterable[str]], object] = lambda item_ids: None  # items that may be news; see Newcomers
         self._engine = engine
         self._load_release = load_release
         self._warm_up = warm_up
         self._metrics = metrics
+        self._room = room
         self._refreshing = threading.Lock()  # one refresh at a time; requests never take it
         self._stock = threading.Lock()  # so that a poll never overwrites a change made while it was reading
         self._stock_seen = datetime.min.replace(tzinfo=UTC)
+        self._unplaced: dict[str, Facts] = {}  # of items that have no row yet
         self._refused: tuple[str, float] = ("", 0.0)  # version, when (monotonic seconds)
 
     @property
@@ -69,7 +87,7 @@ class LiveRelease:
         return self.current is None and self._refused[0] != ""
 
     def refresh(self) -> bool:
-        """Take over a newly published release and changed stock, now.
+        """Take over a newly published release and what changed in the catalogue, now.
 
         Returns:
             Whether another release answers than before.
@@ -79,16 +97,43 @@ class LiveRelease:
                 return True
             if self.current is not None:
                 with self._stock:
-                    self._poll_stock(self.current)
+                    changed = self._poll(self.current)
+                self.offer(changed)
             return False
 
-    def set_available(self, item_id: str, available: bool) -> None:
-        """Obey a change of stock from the next request on."""
+    def note(self, item_id: str, facts: Facts) -> None:
+        """Obey a change of an item from the next request on."""
         with self._stock:
             live = self.current
             row = live.release.row_of(item_id) if live is not None else None
             if live is not None and row is not None:
-                live.available[row] = available
+                live.shelf.put(row, facts)
+            elif len(self._unplaced) < self._room:
+                self._unplaced[item_id] = facts
+
+    def take_late(self, night: Release, made: Sequence[tuple[LateItem, Facts]]) -> bool:
+        """Answer with these items too, from the next request on; False where another release went live meanwhile."""
+        with self._stock:
+            live = self.current
+            if live is None or live.night is not night:
+                return False
+            self.current = self._with_late(live, made)
+            return True
+
+    def _with_late(self, live: Live, made: Sequence[tuple[LateItem, Facts]]) -> Live:
+        late = dict(live.late)
+        for item, _ in made:
+            if item.item_id in late or len(late) < self._room:
+                late[item.item_id] = item
+            else:
+                self._metrics.late_items.labels("dropped").inc()
+        release = extend(live.night, list(late.values()))
+        # The facts first: a row that no request knows yet may be true already.
+        for item, facts in made:
+            if (row := release.row_of(item.item_id)) is not None:
+                live.shelf.put(row, self._unplaced.pop(item.item_id, facts))
+        self._metrics.late.set(len(late))
+        return Live(release, live.night, live.shelf, live.version, late)
 
     def _take_published(self) -> bool:
         published = live_release(self._engine)
@@ -105,7 +150,15 @@ class LiveRelease:
         try:
             before_reading = datetime.now(UTC)
             release = self._load_release(published.path)
-            live = Live(release, self._stock_of(release), published.version)
+            shelf = Shelf(len(release.item_ids) + self._room)
+            live = Live(release, release, shelf, published.version)
+            news = self._fill(live)
+            if current is not None:
+                # The items of the old one must not vanish for the time that embedding them again takes.
+                made = self.make_late(release, news, published.version)
+                with self._stock:
+                    live = self._with_late(live, made)
+                news = []
             self._warm_up(live)  # maps the index into memory and proves that it answers
         except Exception as error:  # whatever is wrong with a release, the old one goes on answering
             self._refused = (published.version, time.monotonic())
@@ -115,33 +168,36 @@ class LiveRelease:
             return False
         with self._stock:
             self._stock_seen = before_reading
-            self._poll_stock(live)  # what changed while the release was loading
+            news += self._poll(live)  # what changed while the release was loading
             self.current = live
+        self.offer(news)
         self._metrics.release_loads.labels("loaded").inc()
         logger.info("release %s is live, loaded in %.2f s", live.version, time.perf_counter() - started)
         return True
 
-    def _stock_of(self, release: Release) -> np.ndarray:
-        """bool [n_items]: what the database has in stock; an item that it does not hold is not."""
-        available = np.zeros(len(release.item_ids), dtype=bool)
-        query = select(Item.item_id).where(Item.in_stock, Item.deleted_at.is_(None))
-        with self._engine.connect() as connection:
-            for item_id in connection.execution_options(yield_per=10_000).scalars(query):
-                if (row := release.row_of(item_id)) is not None:
-                    available[row] = True
-        return available
+    def _fill(self, live: Live) -> list[str]:
+        """Put the whole catalogue on the shelf; returns the items that may be news to the release, newest first."""
+        seen = live.night.manifest.catalogue_seen
+        known_until = seen - LOOK_BACK if seen is not None else datetime.max.replace(tzinfo=UTC)
+        news: list[tuple[datetime, str]] = []
+        for item_id, updated_at, facts in read_facts(self._engine):
+            row = live.night.row_of(item_id)
+            if row is not None:
+                live.shelf.put(row, facts)
+            if facts.listed and (row is None or updated_at > known_until):
+                news.append((updated_at, item_id))
+        return [item_id for _, item_id in sorted(news, reverse=True)[: self._room]]
 
-    def _poll_stock(self, live: Live) -> None:
-        """Items put by other workers and by importers since the last look."""
-        seen = datetime.now(UTC)
-        query = select(Item.item_id, Item.in_stock & Item.deleted_at.is_(None)).where(
-            Item.updated_at >= self._stock_seen - LOOK_BACK
-        )
-        with self._engine.connect() as connection:
-            for item_id, available in connection.execution_options(yield_per=10_000).execute(query):
-                if (row := live.release.row_of(item_id)) is not None:
-                    live.available[row] = available
+    def _poll(self, live: Live) -> list[str]:
+        """What other workers and importers changed since the last look; returns the items that may be news."""
+        seen, changed = datetime.now(UTC), []
+        for item_id, _, facts in read_facts(self._engine, self._stock_seen - LOOK_BACK):
+            if (row := live.release.row_of(item_id)) is not None:
+                live.shelf.put(row, facts)
+            if facts.listed:
+                changed.append(item_id)
         self._stock_seen = seen
+        return changed
 
 
 class Watcher:

@@ -33,7 +33,7 @@ class Metrics:
         self.broken_parts = Counter(
             "recsys_broken_parts",
             "Times that a part of a request failed and a lesser answer was given",
-            ["part"],  # history, purchases, recommend, similar, items
+            ["part"],  # history, purchases, recommend, similar, search, items
             registry=registry,
         )
         self.events = Counter(
@@ -63,13 +63,24 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
+        self.late_items = Counter(
+            "recsys_late_items", "Items put since the night by what became of them", ["outcome"], registry=registry
+        )  # taken, failed, dropped
+        self.late = Gauge(
+            "recsys_late_items_live",
+            "Items that came or changed since the live release's night and that it answers with",
+            registry=registry,
+            multiprocess_mode="livemax",
+        )
         # Label values that exist from the start, so that a rate over them is defined before the first failure.
-        for part in ("history", "purchases", "recommend", "similar", "items"):
+        for part in ("history", "purchases", "recommend", "similar", "search", "items"):
             self.broken_parts.labels(part)
         for outcome in ("accepted", "duplicate", "rejected"):
             self.events.labels(outcome)
         for outcome in ("loaded", "refused"):
             self.release_loads.labels(outcome)
+        for outcome in ("taken", "failed", "dropped"):
+            self.late_items.labels(outcome)
         for outcome in ("written", "dropped"):
             self.slates.labels(outcome)
 

@@ -5,6 +5,7 @@ from typing import Any
 from fastapi import FastAPI
 
 from service.problems import MEDIA_TYPE, Problem
+from service.schemas import SearchRequest
 
 DESCRIPTION = """
 What to show to a shopper, here, now.
@@ -43,6 +44,9 @@ def _with_problems(schema: dict[str, Any]) -> dict[str, Any]:
             for status, response in responses.items():
                 if status[0] in "45":
                     response["content"] = {MEDIA_TYPE: response["content"]["application/json"]}
+    # The one body that FastAPI does not read itself, because it comes in two forms.
+    asked = SearchRequest.model_json_schema(ref_template="#/components/schemas/{model}")
+    schema["components"]["schemas"] |= asked.pop("$defs") | {"SearchRequest": asked}
     for name in ("HTTPValidationError", "ValidationError"):
         schema["components"]["schemas"].pop(name, None)
     return schema

@@ -23,6 +23,7 @@ from service.problems import field_errors, sentence
 LONGEST_SLATE = 100  # items
 LONGEST_LIST = 1_000  # item ids in one request
 MOST_EVENTS = 1_000  # in one request
+MOST_ITEMS = 1_000  # in one request
 LARGEST_INT32 = 2**31 - 1
 LARGEST_INT = 2**53 - 1  # what JSON carries exactly
 CLOCK_SKEW = timedelta(minutes=10)  # how far ahead of ours a storefront's clock may be
@@ -48,10 +49,16 @@ def _within(path: str) -> str:
 
 Text = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(_storable)]
 Name = Annotated[str, StringConstraints(min_length=1, max_length=500), AfterValidator(_storable)]
+SearchText = Annotated[
+    str, StringConstraints(strip_whitespace=True, min_length=1, max_length=500), AfterValidator(_storable)
+]
 Identifier = Annotated[str, StringConstraints(min_length=1, max_length=LONGEST_ID), AfterValidator(_storable)]
 Picture = Annotated[Name, AfterValidator(_within)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Scalar = bool | Annotated[int, Field(ge=-LARGEST_INT, le=LARGEST_INT)] | Finite | Name | None
+
+Attributes = Annotated[dict[Name, Name | Annotated[list[Name], Field(max_length=100)]], Field(max_length=200)]
+Images = Annotated[list[Picture], Field(max_length=50)]
 
 Placement = Literal[PLACEMENTS]  # type: ignore[valid-type]
 Fallback = Literal[FALLBACKS]  # type: ignore[valid-type]
@@ -148,7 +155,51 @@ class SimilarItemsRequest(Body):
     limit: int = Field(12, ge=1, le=LONGEST_SLATE)
     weights: SimilarityWeights | None = Field(None, description="left out: the blend that the release learned")
     exclude_item_ids: list[Identifier] = Field([], max_length=LONGEST_LIST)
+    explain: bool = Field(False, description="say why each item is there")
     return_items: bool = False
+
+
+class SearchFilter(Body):
+    """Which items may be found; every condition must hold."""
+
+    category: Name | None = Field(None, description="a path: items of `Women > Dresses` and of what is below it")
+    brand: Annotated[list[Name], Field(max_length=100)] = Field([], description="of one of these; empty for any")
+    price_from_cents: int | None = Field(None, ge=0, le=LARGEST_INT, description="included")
+    price_to_cents: int | None = Field(None, ge=0, le=LARGEST_INT, description="included")
+    in_stock: bool = Field(True, description="false shows what is sold out too")
+
+    @model_validator(mode="after")
+    def _some_price(self) -> Self:
+        if None not in (self.price_from_cents, self.price_to_cents) and self.price_from_cents > self.price_to_cents:  # type: ignore[operator]
+            raise ValueError("expected price_from_cents at or below price_to_cents")
+        return self
+
+
+class SearchRequest(Body):
+    """What somebody looks for, in words. With a picture the same fields come as a form: see the call."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {"text": "red wool scarf", "limit": 12},
+                {
+                    "text": "something for rainy days",
+                    "filter": {"category": "Clothing > Coats", "brand": ["Alba"], "price_to_cents": 15000},
+                    "session_id": "s-77",
+                    "explain": True,
+                    "return_items": True,
+                },
+            ]
+        }
+    )
+
+    text: SearchText | None = Field(None, description="in the shopper's words; product codes and brand names too")
+    limit: int = Field(24, ge=1, le=LONGEST_SLATE, description="how many items at most")
+    filter: SearchFilter = SearchFilter()
+    user_id: Identifier | None = Field(None, description="for the log alone")
+    session_id: Identifier | None = Field(None, description="for the log alone")
+    explain: bool = Field(False, description="say why each item is there")
+    return_items: bool = Field(False, description="add title, price, brand, image, category and stock of each item")
 
 
 class ReasonOut(BaseModel):
@@ -156,7 +207,9 @@ class ReasonOut(BaseModel):
 
     source: str = Field(description="the candidate source that brought it")
     item_id: str | None = Field(description="the past item, or the page's or cart's, that brought it")
-    shares: dict[str, float] = Field(description="how much of the likeness to item_id is image, text and behaviour")
+    shares: dict[str, float] = Field(
+        description="how much of the item's score is owed to image, text, reviews, attributes, behaviour, or words"
+    )
     text: str = Field(description="one sentence for a person")
 
 
@@ -204,7 +257,7 @@ class Recommendations(BaseModel):
                                 {
                                     "source": "content",
                                     "item_id": "sku-310",
-                                    "shares": {"image": 0.6, "text": 0.3, "behaviour": 0.1},
+                                    "shares": {"image": 0.5, "text": 0.2, "behaviour": 0.3},
                                     "text": "Resembles “Red dress”",
                                 }
                             ],
@@ -357,11 +410,75 @@ class ItemBody(Body):
     family: Name | None = Field(None, description="one design in several colours or sizes shares it")
     price_cents: int | None = Field(None, ge=0, le=LARGEST_INT)
     in_stock: bool = True
-    attributes: dict[Name, Name | Annotated[list[Name], Field(max_length=100)]] = Field(
-        {}, max_length=200, description="name → value, or name → values"
-    )
-    images: list[Picture] = Field([], max_length=50, description="paths or URLs; the first is the one compared")
+    attributes: Attributes = Field({}, description="name → value, or name → values")
+    images: Images = Field([], description="paths or URLs; the first is the one compared")
     created_at: Time | None = Field(None, description="when the shop first offered it; ISO 8601 with an offset")
+
+
+class ItemPatch(Body):
+    """The fields of an item to change; one left out stays as it is, one that is null becomes unknown."""
+
+    model_config = ConfigDict(
+        json_schema_extra={"examples": [{"price_cents": 3990}, {"in_stock": False, "attributes": {"colour": "red"}}]}
+    )
+
+    title: Name | None = None
+    description: Text | None = None
+    category: Name | None = None
+    brand: Name | None = None
+    family: Name | None = None
+    price_cents: int | None = Field(None, ge=0, le=LARGEST_INT)
+    in_stock: bool = True
+    attributes: Attributes | None = None
+    images: Images | None = None
+    created_at: Time | None = None
+
+    def changes(self) -> dict[str, Any]:
+        """Only what was sent."""
+        return self.model_dump(exclude_unset=True)
+
+
+class BatchItem(ItemBody):
+    """An item of a batch."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": []})
+
+    id: Identifier
+
+
+class ItemsBatch(Body):
+    """Items, each whole; all are stored or, where one is not as expected, none."""
+
+    model_config = ConfigDict(
+        json_schema_extra={
+            "examples": [
+                {
+                    "items": [
+                        {"id": "sku-58", "title": "Red wrap dress", "brand": "Alba", "price_cents": 4990},
+                        {"id": "sku-59", "title": "Blue wrap dress", "brand": "Alba", "price_cents": 4990},
+                    ]
+                }
+            ]
+        }
+    )
+
+    items: list[BatchItem] = Field(min_length=1, max_length=MOST_ITEMS)
+
+    @model_validator(mode="after")
+    def _each_once(self) -> Self:
+        if len({item.id for item in self.items}) < len(self.items):
+            raise ValueError("expected each id once")
+        return self
+
+
+class ItemsAnswer(BaseModel):
+    """What became of a batch of items; the three add up to what was sent."""
+
+    model_config = ConfigDict(json_schema_extra={"examples": [{"created": 1, "changed": 1, "unchanged": 0}]})
+
+    created: int
+    changed: int
+    unchanged: int
 
 
 class ItemOut(BaseModel):
@@ -401,7 +518,9 @@ class ItemOut(BaseModel):
     images: list[str]
     created_at: datetime | None
     updated_at: datetime
-    in_release: bool = Field(description="whether the live release knows it; if not, it waits for the next night")
+    in_release: bool = Field(
+        description="whether it can be found and recommended now; a new one can seconds after it was put"
+    )
 
 
 class Alive(BaseModel):

@@ -42,13 +42,18 @@ class Settings(BaseSettings):
         default=None, description="ask for X-API-Key; unset: on every address except a loopback one"
     )
     max_body_bytes: int = Field(default=4_000_000, ge=1_000, description="a longer body is answered with 413")
+    max_picture_bytes: int = Field(default=12_000_000, ge=1_000, description="the same of an uploaded picture")
 
     reload_seconds: float = Field(
-        default=5.0, gt=0, description="how often to look for a newly published release, changed stock and API keys"
+        default=2.0, gt=0, description="how often to look for a newly published release, changed stock and API keys"
     )
     history_limit: int = Field(default=100, ge=1, description="how many of a shopper's latest events a request reads")
     as_of: Moment | None = Field(
         default=None, description="answer as if it were this moment (ISO 8601): for a shop whose data ends in the past"
+    )
+    images: str = Field(default="var/images", description="folder of relative picture paths, as in the configuration")
+    late_items: int = Field(
+        default=5_000, ge=0, description="items put since the night that are answered with; more wait for the next one"
     )
     slate_queue: int = Field(default=10_000, ge=1, description="slates that may wait to be written; more are dropped")
 
@@ -74,7 +79,8 @@ def read_settings(args: argparse.Namespace) -> Settings:
         ConfigError: a value is not as expected; the message names it.
     """
     flags = {name: value for name, value in vars(args).items() if name in Settings.model_fields and value is not None}
-    from_config = {"database": load_paths(args.config).database} if args.config is not None else {}
+    paths = load_paths(args.config) if args.config is not None else None
+    from_config = {"database": paths.database, "images": paths.images} if paths is not None else {}
     try:
         from_environment = Settings().model_dump(exclude_unset=True)
         return Settings(**{**from_config, **from_environment, **flags})

@@ -4,7 +4,7 @@ Items ``red-00`` … and ``blue-00`` …: whoever looked at red ones buys red on
 tower, files on disk); only the encoders are left out, whose vectors are planted here.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -18,12 +18,13 @@ from sqlalchemy import Engine
 from recsys.artifacts import Manifest, Release, save_release
 from recsys.data.releases import publish_release, record_release
 from recsys.histories import read_interactions
-from recsys.ranking.features import FeatureTables, fit_item_features
+from recsys.ranking.features import SPACES, FeatureTables, fit_item_features
 from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content
 from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.retrieve import RetrievalConfig
 from recsys.retrieval.users import MAX_HISTORY, N_AGES, Taste, UserTower
 from recsys.schema import EVENT_TYPES, EVENTS
+from recsys.search_index import SearchIndex
 from service.app import create_app
 from service.deps import Service
 from service.settings import Settings
@@ -52,8 +53,20 @@ def items() -> list[dict[str, Any]]:
     ]
 
 
-def build_release(folder: Path, seed: int = 0) -> Release:
-    """A release of the shop, saved below ``folder``; another seed makes another version."""
+def build_release(
+    folder: Path,
+    seed: int = 0,
+    vectors: np.ndarray | None = None,
+    spaces: Mapping[str, np.ndarray] | None = None,
+    search: SearchIndex | None = None,
+    save_aligner: Callable[[Path], None] | None = None,
+    catalogue_seen: datetime | None = None,
+    **config: Any,
+) -> Release:
+    """A release of the shop, saved below ``folder``; another seed makes another version.
+
+    Without ``vectors`` [60, d] they are planted; the rest is what search needs.
+    """
     rng = np.random.default_rng(seed)
     shoppers = [f"u{n:02}" for n in range(40)]
     rows = [
@@ -69,24 +82,34 @@ def build_release(folder: Path, seed: int = 0) -> Release:
     ]
     events = read_interactions(pl.DataFrame(rows, schema=EVENTS), ITEM_IDS)
     colour = np.array([item_id.startswith("red") for item_id in ITEM_IDS])
-    vectors = rng.normal(0, 0.3, (len(ITEM_IDS), 16))
-    vectors[:, 0] += np.where(colour, 1.0, -1.0)
-    vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
+    planted = rng.normal(0, 0.3, (len(ITEM_IDS), 16))
+    planted[:, 0] += np.where(colour, 1.0, -1.0)
+    planted = (planted / np.linalg.norm(planted, axis=1, keepdims=True)).astype(np.float32)
+    vectors = planted if vectors is None else vectors
+    dim = vectors.shape[1]
     catalogue = items()
     created = np.array([item["created_at"].timestamp() / 86_400 for item in catalogue])
     as_of_days = CUTOFF.timestamp() / 86_400
     counted = TablesConfig(neighbours=20)
+    category = colour.astype(np.int32)
+    likeness = {
+        "fused": vectors,
+        "image": vectors.astype(np.float16),
+        "text": vectors.astype(np.float16),
+        "attributes": np.eye(2, dtype=np.float16)[category],
+        **(spaces or {}),
+    }
+    content_width = sum(likeness[name].shape[1] for name in SPACES)
     retrieval = fit_retrieval(
         index_content(ITEM_IDS, vectors, tables=counted, index=IndexConfig(), threads=1),
         created,
         events,
-        Taste(mean_tower(dim=16), vectors, np.zeros_like(vectors)),
+        Taste(mean_tower(dim, content_width), vectors, np.zeros_like(vectors)),
         build_index(ITEM_IDS, vectors, IndexConfig(), threads=1),
         as_of_days,
         tables=counted,
         retrieval=RetrievalConfig(**RETRIEVAL),
     )
-    category = colour.astype(np.int32)
     tables = FeatureTables(
         as_of_days=as_of_days,
         items=fit_item_features(
@@ -102,26 +125,22 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         brand=np.zeros(len(ITEM_IDS), np.int32),
         family=np.full(len(ITEM_IDS), -1, np.int32),
         attributes=category[:, None].copy(),
-        spaces={
-            "fused": vectors,
-            "image": vectors.astype(np.float16),
-            "text": vectors.astype(np.float16),
-            "attributes": np.eye(2, dtype=np.float16)[category],
-        },
+        spaces=likeness,
     )
     manifest = Manifest(
         version="",
         data_cutoff=CUTOFF,
         embedding_cutoff=CUTOFF,
         code_commit="",
-        config={"retrieval": RETRIEVAL, "seed": seed},
+        config={"retrieval": RETRIEVAL, "seed": seed, **config},
         metrics={},
         index_kind="flat",
         index_recall=1.0,
         taste_index_kind="flat",
         taste_index_recall=1.0,
         n_items=len(ITEM_IDS),
-        dim=16,
+        dim=dim,
+        catalogue_seen=catalogue_seen,
     )
     release = Release(
         manifest=manifest,
@@ -131,11 +150,12 @@ def build_release(folder: Path, seed: int = 0) -> Release:
         retrieval=retrieval,
         tables=tables,
         ranker=None,
+        search=search,
     )
-    return save_release(release, folder)
+    return save_release(release, folder, save_aligner)
 
 
-def mean_tower(dim: int) -> UserTower:
+def mean_tower(dim: int, content_width: int) -> UserTower:
     """A tower that learned nothing: a shopper is the mean of their items."""
     nothing = {
         "query": (dim, 1),
@@ -150,15 +170,19 @@ def mean_tower(dim: int) -> UserTower:
         "inner_bias": (1,),
         "outer": (1, dim),
         "log_scale": (1,),
-        "item_turn": (dim, dim),
     }
     weights = {name: np.zeros(shape, np.float32) for name, shape in nothing.items()}
-    return UserTower(turn=np.eye(dim, dtype=np.float32), **weights)
+    item_turn = np.eye(content_width, dim, dtype=np.float32)  # content begins with the fused space
+    return UserTower(turn=np.eye(dim, dtype=np.float32), item_turn=item_turn, **weights)
 
 
-def publish(engine: Engine, folder: Path, seed: int = 0) -> str:
+def publish(engine: Engine, folder: Path, seed: int = 0, **parts: Any) -> str:
     """Build, record and publish a release; returns its version."""
-    version = build_release(folder, seed).manifest.version
+    return publish_saved(engine, folder, build_release(folder, seed, **parts).manifest.version)
+
+
+def publish_saved(engine: Engine, folder: Path, version: str) -> str:
+    """Record and publish a release that is there; returns its version."""
     path = str(folder / version)
     record_release(engine, version=version, path=path, data_cutoff=CUTOFF, checksum="", metrics={})
     publish_release(engine, version)

@@ -5,12 +5,15 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from recsys.ranking.features import SPACES
-from recsys.reasons import explain, why_filled
+from recsys.ranking.features import FEATURES, SPACES
+from recsys.reasons import _looks_at, explain, why_alike, why_filled
+from recsys.recommend import score_inputs
 from recsys.request import Reason
 from recsys.retrieval.items import ItemTable, empty_table
 from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates
-from tests.builders import build_release, build_shop, histories_of, recipe
+from recsys.search_index import SearchIndex
+from recsys.words import build_words
+from tests.builders import build_release, build_shop, histories_of, mixed_requests, recipe
 
 IDS = list("abcdef")
 TITLES = ["A hat", "A coat", "", "A {tie}", "Socks", "Gloves"]
@@ -32,6 +35,11 @@ def release():
     retrieval = replace(made.retrieval, tables=links, embeddings=vectors)
     tables = replace(made.tables, spaces=dict.fromkeys(SPACES, vectors))
     return replace(made, item_ids=IDS, titles=TITLES, retrieval=retrieval, tables=tables)
+
+
+@pytest.fixture(scope="module")
+def release_with_ranker():
+    return build_release(*build_shop(), recipe())
 
 
 def reason_of(release, row, history, **ranks):
@@ -74,13 +82,58 @@ def test_an_item_without_a_title_is_named_by_its_id_and_braces_are_text(release)
     assert reason_of(release, 5, [(3, "purchase", 1.0)], content=1).text == "Resembles “A {tie}”"
 
 
-def test_shares_compare_picture_words_and_behaviour(release):
-    shares = reason_of(release, 3, [(1, "purchase", 1.0)], copurchase=1).shares
-    # Cosine 0.6 in both spaces, and the root of a co-purchase cosine of 0.25.
-    assert shares == pytest.approx({"image": 0.6 / 1.7, "text": 0.6 / 1.7, "behaviour": 0.5 / 1.7}, abs=1e-4)
-    assert sum(shares.values()) == pytest.approx(1, abs=2e-4)
-    # An item without picture and words, never bought with the other: nothing to share out.
-    assert reason_of(release, 4, [(1, "purchase", 1.0)], taste=1).shares == {}
+def test_shares_are_of_the_fused_score_where_there_is_no_ranker(release):
+    weights = dict.fromkeys(SOURCES, 0.0) | {"copurchase": 1.0, "content": 0.5, "attributes": 0.5}
+    config = replace(release.retrieval.config, fusion_weight=weights)
+    # Of item 3's embedding [0.8, 0.6], the picture is [0.8, 0] and the words are [0, 0.6].
+    parts = {"image": np.zeros((6, 2)), "text": np.zeros((6, 2))}
+    parts["image"][3], parts["text"][3] = [0.8, 0], [0, 0.6]
+    search = SearchIndex(build_words([]), build_words([]), parts, np.zeros(6, np.uint64), {})
+    split = replace(release, retrieval=replace(release.retrieval, config=config), search=search)
+    shares = reason_of(split, 3, [(2, "purchase", 1.0)], copurchase=1, content=5, attributes=30).shares
+    # 1/21 of behaviour, 0.5/25 of likeness to [0.6, 0.8] (of which 0.48 are the picture's and 0.48 the words'), 0.5/50.
+    owed = {"behaviour": 1 / 21, "attributes": 0.5 / 50, "image": 0.25 / 25, "text": 0.25 / 25}
+    total = sum(owed.values())
+    assert shares == pytest.approx({name: value / total for name, value in owed.items()}, abs=1e-4)
+    # Without parts, what is owed to likeness cannot be told apart, and is left out.
+    assert set(reason_of(replace(split, search=None), 3, SEEN, copurchase=1, content=5).shares) == {"behaviour"}
+
+
+def test_shares_are_of_the_rankers_own_score(release_with_ranker):
+    release = release_with_ranker
+    requests = mixed_requests(release.item_ids, 40, seed=2)
+    histories, candidates, features = score_inputs(release, requests)
+    owed = release.ranker.contributions(features)
+    assert owed.shape == (len(candidates), len(FEATURES))
+    # TreeSHAP is exact: with the model's mean, the same for every row, the contributions are the score.
+    mean = release.ranker.score(features) - owed.sum(axis=1)
+    assert mean == pytest.approx(np.full(len(mean), mean[0]), abs=1e-3)
+    place = int(np.argmax(histories.lengths))
+    start, stop = candidates.offsets[place], candidates.offsets[place + 1]
+    for (reason,) in explain(release, candidates, list(range(start, stop)), histories, place, features):
+        assert set(reason.shares) <= {"image", "text", "reviews", "attributes", "behaviour"}
+        assert sum(reason.shares.values()) == pytest.approx(1, abs=1e-3) or reason.shares == {}
+
+
+def test_every_feature_looks_at_something_that_a_person_knows():
+    groups = {name: _looks_at(name) for name in FEATURES}
+    assert groups["image_nearest"] == "image"
+    assert groups["text_last"] == "text"
+    assert groups["review_mean"] == "reviews"
+    assert groups["content_score"] == groups["fused_mean"] == groups["embedding_rank"] == "embedding"
+    assert groups["price_cents"] == groups["same_brand_share"] == groups["attributes_last"] == "attributes"
+    assert groups["fused_score"] == groups["transitions_score"] == groups["sales_share_7d"] == "behaviour"
+    assert groups["history_length"] is groups["n_candidates"] is None
+
+
+def test_items_alike_share_out_what_was_asked_for(release):
+    spaces = dict(release.tables.spaces) | {"image": np.array([[1, 0]] * 6), "text": np.array([[1, 0], [0.5, 0.8]] * 3)}
+    made = replace(release, tables=replace(release.tables, spaces=spaces))
+    reason = why_alike(made, "b", "d", {"image": 2.0, "text": 1.0, "behaviour": 4.0})
+    # Likeness 1 in pictures, 0.89 in words, 0.25 bought together.
+    assert reason.shares == pytest.approx({"image": 2 / 3.89, "text": 0.89 / 3.89, "behaviour": 1 / 3.89}, abs=1e-4)
+    assert (reason.source, reason.item_id, reason.text) == ("content", "b", "Resembles “A coat”")
+    assert why_alike(made, "b", "d", {"behaviour": 1.0}).text == "Bought together with “A coat”"
 
 
 @pytest.mark.parametrize(
@@ -109,4 +162,4 @@ def test_what_fills_the_slate_sells_or_is_at_least_there(release):
 @pytest.mark.parametrize(("source", "text"), [("trending", "Popular now"), ("new", "New in the shop")])
 def test_somebody_unknown_gets_a_reason_without_a_past_item(release, source, text):
     reason = reason_of(release, 3, [], **{source: 1})
-    assert (reason.source, reason.item_id, reason.shares, reason.text) == (source, None, {}, text)
+    assert (reason.source, reason.item_id, reason.text) == (source, None, text)

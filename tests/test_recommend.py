@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from recsys.artifacts import save_release
 from recsys.errors import LeakageError
 from recsys.recommend import BATCH, recommend
-from recsys.request import FALLBACKS, Interaction, Request
+from recsys.request import RUNGS, Interaction, Request
 from tests.builders import CUTOFF, EXACT, LISTS, build_release, build_shop, mixed_requests, recipe
 
 NOBODY = Request(requested_at=CUTOFF)
@@ -94,7 +94,7 @@ def test_a_slate_keeps_every_promise(larger, seed, share_in_stock):
         scores = [item.score for item in slate.items]
         assert np.isfinite(scores).all()
         assert scores == sorted(scores, reverse=True)
-        assert slate.fallback in FALLBACKS
+        assert slate.fallback in RUNGS
         assert all(len(item.reasons) == (1 if request.explain else 0) for item in slate.items)
 
 
@@ -157,7 +157,7 @@ def test_every_rung_of_the_ladder_names_itself(release):
         "trending": (release, NOBODY),
         "newest": (unsold, NOBODY),
     }
-    assert tuple(rungs) == FALLBACKS
+    assert tuple(rungs) == RUNGS
     for rung, (made, request) in rungs.items():
         (slate,) = recommend(made, [replace(request, explain=True)])
         assert (slate.fallback, len(slate.items)) == (rung, 12)

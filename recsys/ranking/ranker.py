@@ -30,6 +30,14 @@ class Ranker:
         scores = self.booster.predict(features, num_iteration=self.best_iteration, num_threads=1)
         return np.asarray(scores, np.float32)
 
+    def contributions(self, features: Float32) -> Float32:
+        """What each feature adds to each row's score (TreeSHAP), float32 [c, len(FEATURES)].
+
+        A row's contributions and the model's mean score sum to :meth:`score`. Slower than that by far: for a few rows.
+        """
+        owed = self.booster.predict(features, num_iteration=self.best_iteration, num_threads=1, pred_contrib=True)
+        return np.asarray(owed, np.float32)[:, :-1]  # the last column is the mean
+
     def importance(self) -> dict[str, float]:
         """Feature → share of the total gain, largest first."""
         gains = np.asarray(self.booster.feature_importance("gain"), float)

@@ -214,8 +214,12 @@ class CodeIndex:
         """How many items are in it, as Faiss says."""
         return int(self.binary.ntotal)
 
-    def search(self, queries: Float32, k: int) -> tuple[Float32, NDArray[np.int64]]:
+    def search(
+        self, queries: Float32, k: int, allowed: NDArray[np.bool_] | None = None
+    ) -> tuple[Float32, NDArray[np.int64]]:
         """Scores float32 [q, k] and rows int64 [q, k], best first; -inf and -1 where fewer exist.
+
+        ``allowed`` bool [n]: what may be found; a few are all scored, else the shortlist grows as their share shrinks.
 
         A query's answer does not depend on the others: each is scored on its own, without BLAS, whose rounding does.
         """
@@ -223,9 +227,17 @@ class CodeIndex:
         rows = np.full((len(queries), k), -1, np.int64)
         if len(queries) == 0 or self.ntotal == 0:
             return scores, rows
-        _, shortlists = self.binary.search(self.codes.encode(queries), min(max(self.depth, 4 * k), self.ntotal))
+        depth, may = max(self.depth, 4 * k), self.ntotal
+        if allowed is not None:
+            may = int(np.count_nonzero(allowed))
+            depth = depth * len(allowed) // max(may, 1)
+        if allowed is not None and may <= max(self.depth, 4 * k):
+            shortlists = np.tile(np.flatnonzero(allowed), (len(queries), 1))
+        else:
+            _, shortlists = self.binary.search(self.codes.encode(queries), min(depth, self.ntotal))
         for place, shortlist in enumerate(shortlists):
             found = np.sort(shortlist[shortlist >= 0])  # by row: what is read from disk is read in order
+            found = found if allowed is None else found[allowed[found]]
             score = np.einsum("nd,d->n", self.vectors[found], queries[place])
             best = np.argpartition(-score, k - 1)[:k] if k < len(score) else np.arange(len(score))
             best = best[np.lexsort((found[best], -score[best]))]

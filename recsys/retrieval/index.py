@@ -3,10 +3,11 @@
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import faiss
 import numpy as np
+import numpy.typing as npt
 from numpy.typing import NDArray
 
 from recsys.errors import ReleaseError
@@ -54,7 +55,7 @@ class ItemIndex:
     kind: str
     recall: float
 
-    def search(self, queries: Float32, k: int) -> tuple[Int32, Float32]:
+    def search(self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None) -> tuple[Int32, Float32]:
         """The ``k`` nearest items of each query; a query gets the same bits alone and in any batch.
 
         Faiss picks its kernel, and with it the rounding, by the number of queries and of threads: so it is asked here
@@ -63,6 +64,7 @@ class ItemIndex:
         Args:
             queries: float32 [q, d].
             k: at most this many.
+            allowed: bool [n], what may be found; None: everything.
         Returns:
             rows int32 [q, k] (-1 where fewer exist) and inner products float32 [q, k] (0 beside a -1), best first.
         """
@@ -70,17 +72,38 @@ class ItemIndex:
         threads = faiss.omp_get_max_threads()
         faiss.omp_set_num_threads(1)
         try:
-            parts = [self.search_many(queries[i : i + FEW_QUERIES], k) for i in range(0, len(queries), FEW_QUERIES)]
+            parts = [
+                self.search_many(queries[i : i + FEW_QUERIES], k, allowed) for i in range(0, len(queries), FEW_QUERIES)
+            ]
         finally:
             faiss.omp_set_num_threads(threads)
         if len(parts) == 1:
             return parts[0]
         return np.concatenate([rows for rows, _ in parts]), np.concatenate([scores for _, scores in parts])
 
-    def search_many(self, queries: Float32, k: int) -> tuple[Int32, Float32]:
+    def search_many(
+        self, queries: Float32, k: int, allowed: npt.NDArray[np.bool_] | None = None
+    ) -> tuple[Int32, Float32]:
         """The same for thousands of queries, on all threads: quicker, but the last bits depend on the batch."""
-        scores, rows = self.index.search(np.ascontiguousarray(queries, np.float32), k)
+        queries = np.ascontiguousarray(queries, np.float32)
+        if isinstance(self.index, CodeIndex):
+            scores, rows = self.index.search(queries, k, allowed)
+        else:
+            limits = None if allowed is None else self._limits(allowed)
+            scores, rows = self.index.search(queries, k, params=limits)
         return rows.astype(np.int32), np.where(rows < 0, 0, scores).astype(np.float32)
+
+    def _limits(self, allowed: npt.NDArray[np.bool_]) -> Any:
+        """Faiss's parameters of a search among these rows."""
+        index: Any = self.index
+        library: Any = faiss
+        selector = library.IDSelectorBitmap(np.packbits(allowed, bitorder="little"))  # it keeps what it is given
+        if not self.kind.startswith("ivf"):
+            return library.SearchParameters(sel=selector)
+        # The fewer may be found, the more lists are asked, so that about as many vectors are compared.
+        share = max(int(np.count_nonzero(allowed)), 1) / len(allowed)
+        probes = min(int(np.ceil(index.nprobe / share)), index.nlist)
+        return library.SearchParametersIVF(sel=selector, nprobe=probes)
 
     def save(self, path: Path) -> None:
         """Write the index alone; the ids, and the vectors that codes are rescored from, belong to the release."""

@@ -6,8 +6,10 @@ numpy only; the weights are trained in :mod:`recsys.alignment.users`.
 """
 
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -142,6 +144,20 @@ class UserTower:
         weights = {field.name: np.ascontiguousarray(getattr(self, field.name)) for field in fields(self)}
         Path(path).parent.mkdir(parents=True, exist_ok=True)
         save_file(weights, str(path), metadata={"reads": json.dumps([MAX_HISTORY, N_AGES, len(EVENT_TYPES)])})
+
+
+def taste_content(spaces: Sequence[NDArray[Any]]) -> Array:
+    """What the tower reads of items: their vectors in several spaces beside each other, float32 [n, c].
+
+    Args:
+        spaces: [n, d] each, unit norm or zero; of the same items, always in the same order.
+
+    Returns:
+        Unit norm, so that each known space counts alike; zeros where nothing is known.
+    """
+    beside = np.concatenate(spaces, axis=1, dtype=np.float32)
+    unit: Array = beside / np.maximum(np.linalg.norm(beside, axis=1, keepdims=True), 1e-9)
+    return unit
 
 
 @dataclass(frozen=True, eq=False)

@@ -1,21 +1,20 @@
-"""``/v1/items``: the catalogue, and what is like an item of it."""
+"""``/v1/items``: an item as it is now, and what is like it. Changing it: routes/catalogue.py."""
 
 import logging
 import time
-from datetime import UTC, datetime
 from typing import Annotated
 
-from fastapi import APIRouter, Path, Response
+from fastapi import APIRouter, Path
 from sqlalchemy import select
 
-from recsys.data.store import put_item
 from recsys.data.tables import Item, ItemImage
-from recsys.request import Slate, SlateItem
-from service.deps import Service, ServiceDep, needs_read, needs_write
+from recsys.reasons import why_alike
+from recsys.request import Reason, Slate, SlateItem
+from service.deps import Service, ServiceDep, needs_read
 from service.live import Live
 from service.newest import newest_items
 from service.problems import FieldError, ProblemError, show
-from service.schemas import Identifier, ItemBody, ItemOut, Recommendations, SimilarItemsRequest
+from service.schemas import Identifier, ItemOut, Recommendations, SimilarItemsRequest
 from service.slates import answer_with
 
 router = APIRouter(prefix="/v1", tags=["items"])
@@ -40,9 +39,9 @@ def similar_items(body: SimilarItemsRequest, service: ServiceDep) -> Recommendat
             service.metrics.broken_parts.labels("similar").inc()
             logger.exception("release %s failed to answer; what came last is answered", live.version)
     if slate is None or not slate.items:
-        item = _load_item(service, body.item_id)
+        item = load_item(service, body.item_id)
         if item is None:
-            raise _unknown_item(body.item_id)
+            raise unknown_item(body.item_id)
         slate = newest_items(service.engine, body.limit, {body.item_id, *body.exclude_item_ids}, item.category)
     return answer_with(
         service,
@@ -54,49 +53,34 @@ def similar_items(body: SimilarItemsRequest, service: ServiceDep) -> Recommendat
     )
 
 
-@router.put(
-    "/items/{item_id}",
-    dependencies=[needs_write],
-    summary="Create or replace an item",
-    responses={201: {"model": ItemOut, "description": "The item is new"}},
-)
-def replace_item(item_id: ItemId, body: ItemBody, service: ServiceDep, response: Response) -> ItemOut:
-    """The item, whole: a field left out is unknown from now on. `created_at` left out stays, or is now for a new item.
-
-    Stock counts from the next recommendation on. An item that the release does not know waits for the next night.
-    """
-    before = _load_item(service, item_id)
-    created_at = body.created_at or (before.created_at if before is not None else datetime.now(UTC))
-    created = put_item(service.engine, item_id, body.model_dump() | {"created_at": created_at})
-    service.live.set_available(item_id, body.in_stock)
-    response.status_code = 201 if created else 200
-    item = _load_item(service, item_id)
-    if item is None:
-        raise _unknown_item(item_id)  # deleted by another in the meantime
-    return item
-
-
 @router.get("/items/{item_id}", dependencies=[needs_read], summary="One item")
 def read_item(item_id: ItemId, service: ServiceDep) -> ItemOut:
     """The item as the catalogue holds it now."""
-    item = _load_item(service, item_id)
+    item = load_item(service, item_id)
     if item is None:
-        raise _unknown_item(item_id)
+        raise unknown_item(item_id)
     return item
 
 
 def _similar(live: Live, body: SimilarItemsRequest) -> Slate:
-    weights = None
+    release, weights = live.release, None
     if body.weights is not None:
         weights = {name: weight for name, weight in body.weights if weight > 0}
     excluded = set(body.exclude_item_ids)
-    nearest = live.release.similar([body.item_id], body.limit + len(excluded), weights, live.available)
+    nearest = release.similar([body.item_id], body.limit + len(excluded), weights, live.available)
     shown = [(item_id, score) for item_id, score in nearest if item_id not in excluded][: body.limit]
-    items = tuple(SlateItem(item_id, rank, score) for rank, (item_id, score) in enumerate(shown, start=1))
+    reasons: list[tuple[Reason, ...]] = [()] * len(shown)
+    if body.explain:
+        reasons = [(why_alike(release, body.item_id, item_id, weights),) for item_id, _ in shown]
+    items = tuple(
+        SlateItem(item_id, rank, score, why)
+        for rank, ((item_id, score), why) in enumerate(zip(shown, reasons), start=1)
+    )
     return Slate(items, "full", live.version)
 
 
-def _load_item(service: Service, item_id: str) -> ItemOut | None:
+def load_item(service: Service, item_id: str) -> ItemOut | None:
+    """The item as the catalogue holds it now, None for one that it does not hold."""
     with service.engine.connect() as connection:
         row = connection.execute(
             select(Item.__table__).where(Item.item_id == item_id, Item.deleted_at.is_(None))
@@ -124,6 +108,7 @@ def _load_item(service: Service, item_id: str) -> ItemOut | None:
         )
 
 
-def _unknown_item(item_id: str) -> ProblemError:
+def unknown_item(item_id: str) -> ProblemError:
+    """404, to be raised."""
     error = FieldError(field="item_id", message="expected an item of the catalogue", came=show(item_id))
     return ProblemError(404, "unknown-item", f"the catalogue has no item {show(item_id)}", (error,))

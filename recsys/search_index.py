@@ -1,0 +1,84 @@
+"""What a release holds for search and for items that come after it, below ``search/``.
+
+    words/, reviews/        BM25 over what the shop says of an item, and over what its reviewers say
+    parts.<modality>.npy    float16 [n, d]: what each modality adds to each item's embedding
+    content.npy             uint64 [n, 2]: keys of what each item said and looked like, to tell a changed one
+    <name>.*.npy            the names behind the codes of category, brand, family and attributes
+
+A release of before has none of it, and answers all the same: by meaning alone.
+"""
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from recsys.words import Vocabulary, WordIndex, load_vocabulary, load_words
+
+CODES = ("category", "brand", "family", "attributes")
+
+
+@dataclass(frozen=True)
+class SearchIndex:
+    """See the module.
+
+    Attributes:
+        words, reviews: BM25.
+        parts: modality → float16 [n, d]; see embedding_parts().
+        content: uint64 [n, 2]; see content_keys().
+        codes: for each of CODES the names, ascending; the position of a name is its code.
+    """
+
+    words: WordIndex
+    reviews: WordIndex
+    parts: Mapping[str, npt.NDArray[Any]]
+    content: npt.NDArray[np.uint64]
+    codes: Mapping[str, Vocabulary]
+
+    def save(self, folder: Path) -> None:
+        """Write into ``folder``."""
+        self.words.save(folder / "words")
+        self.reviews.save(folder / "reviews")
+        for name, part in self.parts.items():
+            np.save(folder / f"parts.{name}.npy", part)
+        np.save(folder / "content.npy", self.content)
+        for name, names in self.codes.items():
+            names.save(folder, name)
+
+
+def load_search_index(folder: Path) -> SearchIndex | None:
+    """Open what :meth:`SearchIndex.save` wrote, memory-mapped; None where a release has none.
+
+    Raises:
+        ReleaseError: it is incomplete.
+    """
+    if not (folder / "content.npy").is_file():
+        return None
+    parts = {file.name.removeprefix("parts.").removesuffix(".npy"): file for file in sorted(folder.glob("parts.*.npy"))}
+    return SearchIndex(
+        words=load_words(folder / "words"),
+        reviews=load_words(folder / "reviews"),
+        parts={name: np.asarray(np.load(file, mmap_mode="r")) for name, file in parts.items()},
+        content=np.asarray(np.load(folder / "content.npy", mmap_mode="r")),
+        codes={name: load_vocabulary(folder, name) for name in CODES},
+    )
+
+
+def content_keys(text: str | None, picture: Path | None) -> tuple[int, int]:
+    """Tell whether an item still reads and looks as it did: of its text, and of its first picture's name and size.
+
+    The second is 0 where the picture's file is not there: whether it changed is unknown.
+    """
+    try:
+        size = picture.stat().st_size if picture is not None else -1
+    except (OSError, ValueError):  # ValueError: a NUL in the name
+        return _key(text or ""), 0
+    return _key(text or ""), _key(f"{picture.name if picture is not None else ''}\x00{size}")
+
+
+def _key(said: str) -> int:
+    return int.from_bytes(hashlib.blake2b(said.encode("utf-8", "replace"), digest_size=8).digest())

@@ -1,0 +1,137 @@
+"""Items put since the night are embedded beside the requests, one thread for all of them."""
+
+import logging
+import threading
+from collections.abc import Iterable
+from datetime import datetime
+from pathlib import Path
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import SQLAlchemyError
+
+from recsys.artifacts import Release
+from recsys.delta import LateItem
+from recsys.late import CatalogueItem, is_news, make_late_items
+from recsys.search_index import content_keys
+from service.catalogue import load_catalogue_items
+from service.live import LiveRelease
+from service.metrics import Metrics
+from service.settings import Settings
+from service.shelf import Facts
+
+BATCH = 16  # items embedded together: half a second of work, after which they can be found
+RETRY_SECONDS = 1.0
+
+logger = logging.getLogger(__name__)
+
+
+class Newcomers:
+    """A bounded set of item ids to look at, and the thread that looks.
+
+    An item waits in it once, however often it is put. What does not fit, and what fails for good, waits for the night.
+    """
+
+    def __init__(self, engine: Engine, live: LiveRelease, settings: Settings, metrics: Metrics) -> None:
+        self._engine = engine
+        self._live = live
+        self._settings = settings
+        self._metrics = metrics
+        self._images = Path(settings.images)
+        self._waiting: dict[str, None] = {}
+        self._working = False
+        self._changed = threading.Condition()  # guards the two above
+        self._stopping = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="newcomers", daemon=True)
+        # item_id → what of it was last looked at, for which release: the poll names an item again and again.
+        self._done: dict[str, tuple[str, datetime, tuple[int, int]]] = {}
+
+    def start(self) -> None:
+        """Begin to look."""
+        self._thread.start()
+
+    def offer(self, item_ids: Iterable[str]) -> None:
+        """Look at these items soon; returns at once."""
+        with self._changed:
+            for item_id in item_ids:
+                if item_id in self._waiting or len(self._waiting) < self._settings.late_items:
+                    self._waiting[item_id] = None
+                else:
+                    self._metrics.late_items.labels("dropped").inc()
+            self._changed.notify_all()
+
+    def flush(self) -> None:
+        """Wait until everything offered so far was looked at."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._waiting and not self._working)
+
+    def stop(self, timeout_seconds: float = 10.0) -> None:
+        """End after the batch under way."""
+        self._stopping.set()
+        with self._changed:
+            self._changed.notify_all()
+        self._thread.join(timeout_seconds)
+
+    def make(self, release: Release, item_ids: list[str], version: str) -> list[tuple[LateItem, Facts]]:
+        """Those of the items that are news to the release, embedded, with what the shelf needs of them.
+
+        Raises:
+            SQLAlchemyError: the database does not answer.
+        """
+        now, live = self._settings.now(), self._live.current
+        late_already = live.late if live is not None and live.night is release else {}
+        news: list[CatalogueItem] = []
+        for updated_at, item in load_catalogue_items(self._engine, item_ids, now):
+            mark = (version, updated_at, content_keys(item.text, item.picture(self._images)))
+            if self._done.get(item.item_id) == mark:
+                continue
+            self._done[item.item_id] = mark
+            if is_news(release, item, self._images) or item.item_id in late_already:
+                news.append(item)
+        made = make_late_items(release, news, self._images, max(now, release.manifest.data_cutoff))
+        return [
+            (late, Facts(True, item.in_stock, item.category, item.brand, item.price_cents))
+            for item, late in zip(news, made)
+        ]
+
+    def _run(self) -> None:
+        while item_ids := self._take():
+            try:
+                self._look_at(item_ids)
+            except SQLAlchemyError:
+                self._forget(item_ids)
+                logger.exception("the database did not answer; %d new items are looked at again", len(item_ids))
+                self.offer(item_ids)
+                self._stopping.wait(RETRY_SECONDS)
+            except Exception:  # one batch must not end the thread
+                self._forget(item_ids)
+                self._metrics.late_items.labels("failed").inc(len(item_ids))
+                logger.exception("%d new items wait for the night", len(item_ids))
+            with self._changed:
+                self._working = False
+                self._changed.notify_all()
+
+    def _forget(self, item_ids: Iterable[str]) -> None:
+        for item_id in item_ids:
+            self._done.pop(item_id, None)
+
+    def _take(self) -> list[str]:
+        with self._changed:
+            self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
+            if self._stopping.is_set():
+                return []
+            item_ids = list(self._waiting)[:BATCH]
+            for item_id in item_ids:
+                del self._waiting[item_id]
+            self._working = True
+            return item_ids
+
+    def _look_at(self, item_ids: list[str]) -> None:
+        live = self._live.current
+        if live is None:
+            return  # a release that is loaded looks for itself
+        made = self.make(live.night, item_ids, live.version)
+        if made and not self._live.take_late(live.night, made):
+            self._forget(item_ids)  # another release went live meanwhile
+            self.offer(item_ids)
+            return
+        self._metrics.late_items.labels("taken").inc(len(made))

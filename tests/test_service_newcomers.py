@@ -1,0 +1,319 @@
+"""Items put since the night: found and recommended seconds later, changed with their picture, gone when deleted."""
+
+import shutil
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from fastapi.testclient import TestClient
+from search_shop import picture, publish_searchable
+from service_shop import CUTOFF, ITEM_IDS, ids, items, publish, serve, settings_for
+from sqlalchemy import Engine
+
+from recsys.data.releases import publish_release
+from recsys.data.store import put_item, put_items
+from recsys.search_index import CODES, SearchIndex, content_keys
+from recsys.words import build_vocabulary, build_words
+from service.catalogue import load_catalogue_items
+from service.deps import Service
+from service.newcomers import Newcomers
+
+
+@pytest.fixture
+def pictures(tmp_path: Path) -> Path:
+    """A folder of pictures that a test may add to."""
+    from search_shop import searchable
+
+    return Path(shutil.copytree(searchable()[1], tmp_path / "pictures"))
+
+
+@pytest.fixture
+def running(engine: Engine, pictures: Path) -> Iterator[tuple[TestClient, Service]]:
+    """On both databases, with the real encoders."""
+    put_items(engine, items())
+    publish_searchable(engine)
+    with serve(engine, settings_for(engine, images=str(pictures))) as (client, service):
+        _ready(service)
+        yield client, service
+
+
+@pytest.fixture
+def plain(sqlite_engine: Engine, tmp_path: Path) -> Iterator[tuple[TestClient, Service]]:
+    """Without encoders: items are found as arrivals all the same."""
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path)
+    with serve(sqlite_engine) as started:
+        started[1].newcomers.flush()
+        yield started
+
+
+def _ready(service: Service) -> None:
+    live = service.live.current
+    assert live is not None
+    assert live.release.embedder is not None
+    assert live.release.embedder.wait(120)
+    service.newcomers.flush()
+
+
+def find(client: TestClient, text: str, **more: Any) -> list[str]:
+    answer = client.post("/v1/search", json={"text": text, **more})
+    assert answer.status_code == 200, answer.text
+    return ids(answer.json())
+
+
+def likes(client: TestClient, colour: str, limit: int = 12) -> list[str]:
+    answer = client.post("/v1/search", files={"image": ("photo", picture(colour))}, data={"limit": str(limit)})
+    assert answer.status_code == 200, answer.text
+    return ids(answer.json())
+
+
+def browse(client: TestClient, session: str, *seen: str) -> dict[str, Any]:
+    """Look at these items; what is recommended then, and why."""
+    for item_id in seen:
+        event = {"event_id": f"{session}-{item_id}", "event_type": "detail-page-view", "session_id": session}
+        client.post("/v1/events", json={"events": [{**event, "item_id": item_id}]})
+    answer = client.post("/v1/recommendations", json={"session_id": session, "limit": 100, "explain": True})
+    assert answer.status_code == 200
+    return {item["id"]: item["reasons"] for item in answer.json()["items"]}
+
+
+@pytest.mark.slow
+def test_a_new_item_is_found_and_recommended_within_five_seconds(
+    running: tuple[TestClient, Service], pictures: Path
+) -> None:
+    client, service = running
+    (pictures / "images" / "gown.jpg").write_bytes(picture("red"))
+    started = time.monotonic()
+    put = client.put(
+        "/v1/items/gown-1",
+        json={"title": "Quokka gown", "category": "Dresses > Red", "brand": "Alba", "images": ["images/gown.jpg"]},
+    )
+    assert put.status_code == 201
+    service.newcomers.flush()
+    assert find(client, "quokka")[0] == "gown-1"
+    assert find(client, "gown-1")[0] == "gown-1"
+    assert "gown-1" in likes(client, "red")
+    assert "gown-1" not in likes(client, "blue")
+    # Nobody has bought it, so it stands below what sells to such shoppers; its likeness to the past brings it.
+    (reason,) = browse(client, "s1", "red-01", "red-02", "red-03")["gown-1"]
+    assert reason["source"] in ("embedding", "content", "new")
+    assert reason["shares"]["image"] > 0
+    assert time.monotonic() - started < 5
+    assert client.get("/v1/items/gown-1").json()["in_release"] is True
+    similar = client.post("/v1/items:similar", json={"item_id": "gown-1", "limit": 5, "explain": True}).json()
+    assert similar["fallback"] == "full"
+    assert all(item_id.startswith("red") for item_id in ids(similar))
+    assert set(similar["items"][0]["reasons"][0]["shares"]) <= {"image", "text", "reviews"}
+    filtered = find(client, "quokka", filter={"category": "Dresses > Red", "brand": ["Alba"]})
+    assert filtered[0] == "gown-1"
+    assert service.metrics.registry.get_sample_value("recsys_late_items_live") == 1
+
+
+@pytest.mark.slow
+def test_another_picture_or_title_is_another_embedding(running: tuple[TestClient, Service], pictures: Path) -> None:
+    client, service = running
+    assert "blue-08" in likes(client, "blue", 30)
+    assert "blue-08" not in likes(client, "red", 30)
+    (pictures / "images" / "blue-08.jpg").write_bytes(picture("red"))  # another file in the same place
+    assert client.patch("/v1/items/blue-08", json={"title": "Scarlet gown of silk"}).status_code == 200
+    service.newcomers.flush()
+    assert "blue-08" in likes(client, "red", 31)
+    assert find(client, "silk")[0] == "blue-08"
+    live = service.live.current
+    assert live is not None
+    assert len(live.release.item_ids) == len(items())  # it kept its row
+
+
+@pytest.mark.slow
+def test_a_picture_that_cannot_be_read_stops_nothing(
+    running: tuple[TestClient, Service], pictures: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    client, service = running
+    (pictures / "images" / "broken.jpg").write_bytes(b"\xff\xd8\xff rubbish")
+    for number, image in enumerate(["images/broken.jpg", "nowhere.jpg", "https://shop.example/a.jpg", "a" * 400]):
+        client.put(f"/v1/items/odd-{number}", json={"title": f"Quokka number{number}", "images": [image]})
+    client.put("/v1/items/good-1", json={"title": "Quokka fine", "images": ["images/red-01.jpg"]})
+    service.newcomers.flush()
+    assert set(find(client, "quokka")[:5]) == {"odd-0", "odd-1", "odd-2", "odd-3", "good-1"}
+    assert "good-1" in likes(client, "red", 31)
+    assert "goes without its picture" in caplog.text
+
+
+@pytest.mark.slow
+def test_a_start_and_a_new_release_find_what_came_meanwhile(
+    sqlite_engine: Engine, pictures: Path, tmp_path: Path
+) -> None:
+    put_items(sqlite_engine, items())
+    publish_searchable(sqlite_engine)
+    put_item(sqlite_engine, "early-1", {"title": "Quokka early", "images": ["images/red-01.jpg"]})
+    with serve(sqlite_engine, settings_for(sqlite_engine, images=str(pictures))) as (client, service):
+        _ready(service)
+        assert find(client, "quokka")[0] == "early-1"
+        # Another worker, an importer: seen at the next look.
+        put_item(sqlite_engine, "early-2", {"title": "Quokka later"})
+        service.live.refresh()
+        service.newcomers.flush()
+        assert set(find(client, "quokka")[:2]) == {"early-1", "early-2"}
+        # Another release goes live, without words or encoders: the items are there from its first answer on.
+        second = publish(sqlite_engine, tmp_path / "other", seed=1)
+        assert service.live.refresh() is True
+        live = service.live.current
+        assert live is not None
+        assert live.version == second
+        assert {"early-1", "early-2"} <= set(live.release.item_ids)
+        shown = ids(client.post("/v1/recommendations", json={"limit": 100}).json())
+        assert {"early-1", "early-2"} <= set(shown)
+
+
+def test_a_deleted_item_is_gone_from_the_next_answer_and_can_come_back(plain: tuple[TestClient, Service]) -> None:
+    client, service = plain
+    client.put("/v1/items/new-1", json={"title": "New"})
+    service.newcomers.flush()
+    everything = {"limit": 100, "placement": "product", "item_ids": ["red-00"]}
+
+    def shown() -> set[str]:
+        return set(ids(client.post("/v1/recommendations", json=everything).json()))
+
+    assert {"new-1", "red-01"} <= shown()
+    for item_id in ("new-1", "red-01"):
+        assert client.delete(f"/v1/items/{item_id}").status_code == 204
+        assert item_id not in shown()
+        assert client.get(f"/v1/items/{item_id}").status_code == 404
+        again = client.delete(f"/v1/items/{item_id}")
+        assert (again.status_code, again.json()["type"]) == (404, "urn:recsys:problem:unknown-item")
+    client.put("/v1/items/new-1", json={"title": "New again"})
+    assert "new-1" in shown()
+    assert "red-01" not in shown()
+
+
+def test_an_item_deleted_while_it_waits_is_never_shown(
+    plain: tuple[TestClient, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, service = plain
+    make = service.newcomers.make
+
+    def delete_first(*arguments: Any) -> Any:
+        made = make(*arguments)
+        client.delete("/v1/items/new-1")
+        return made
+
+    monkeypatch.setattr(service.newcomers, "make", delete_first)
+    client.put("/v1/items/new-1", json={"title": "New"})
+    service.newcomers.flush()
+    answer = client.post("/v1/recommendations", json={"limit": 100})
+    assert "new-1" not in ids(answer.json())
+
+
+def test_a_patch_changes_what_it_names(plain: tuple[TestClient, Service]) -> None:
+    client, _ = plain
+    before = client.get("/v1/items/red-07").json()
+    changed = client.patch("/v1/items/red-07", json={"price_cents": 5, "brand": None, "images": None}).json()
+    assert (changed["price_cents"], changed["brand"], changed["images"]) == (5, None, [])
+    for name in ("title", "category", "attributes", "in_stock", "created_at"):
+        assert changed[name] == before[name]
+    assert client.patch("/v1/items/red-07", json={}).json()["price_cents"] == 5
+    assert client.patch("/v1/items/red-07", json={"in_stock": None}).status_code == 422
+    assert client.patch("/v1/items/red-07", json={"colour": "red"}).status_code == 422
+    assert client.patch("/v1/items/nothing", json={"price_cents": 5}).status_code == 404
+
+
+def test_a_batch_is_stored_whole_or_not_at_all(plain: tuple[TestClient, Service]) -> None:
+    client, service = plain
+    batch = [{"id": "red-07", "title": "Red"}, {"id": "b-1", "title": "One"}, {"id": "b-2", "in_stock": False}]
+    assert client.post("/v1/items:batch", json={"items": batch}).json() == {"created": 2, "changed": 1, "unchanged": 0}
+    assert client.get("/v1/items/red-07").json()["created_at"] == "2026-01-08T00:00:00Z"  # left out, so it stays
+    service.newcomers.flush()
+    shown = set(ids(client.post("/v1/recommendations", json={"limit": 100}).json()))
+    assert "b-1" in shown
+    assert "b-2" not in shown
+    for bad in ([], [{"id": "x"}, {"id": "x"}], [{"id": "y"}, {"id": ""}], [{"title": "z"}]):
+        assert client.post("/v1/items:batch", json={"items": bad}).status_code == 422
+    assert client.get("/v1/items/y").status_code == 404
+
+
+def test_more_items_than_there_is_room_for_wait_for_the_night(sqlite_engine: Engine, tmp_path: Path) -> None:
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path)
+    with serve(sqlite_engine, settings_for(sqlite_engine, late_items=2)) as (client, service):
+        for number in range(4):
+            client.put(f"/v1/items/new-{number}", json={"title": "New"})
+            service.newcomers.flush()
+        live = service.live.current
+        assert live is not None
+        assert list(live.late) == ["new-0", "new-1"]
+        assert client.get("/v1/items/new-3").json()["in_release"] is False
+        assert service.metrics.registry.get_sample_value("recsys_late_items_total", {"outcome": "dropped"}) >= 2
+
+
+def test_a_batch_that_fails_leaves_the_thread_at_work(
+    plain: tuple[TestClient, Service], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    client, service = plain
+    make = Newcomers.make
+    monkeypatch.setattr(Newcomers, "make", lambda *arguments: 1 / 0)
+    client.put("/v1/items/new-1", json={"title": "New"})
+    service.newcomers.flush()
+    monkeypatch.setattr(Newcomers, "make", make)
+    assert service.metrics.registry.get_sample_value("recsys_late_items_total", {"outcome": "failed"}) == 1
+    client.put("/v1/items/new-1", json={"title": "New"})
+    service.newcomers.flush()
+    assert client.get("/v1/items/new-1").json()["in_release"] is True
+
+
+def test_rolled_back_to_the_release_of_before_the_items_stay(sqlite_engine: Engine, tmp_path: Path) -> None:
+    put_items(sqlite_engine, items())
+    first = publish(sqlite_engine, tmp_path, seed=0)
+    publish(sqlite_engine, tmp_path, seed=1)
+    with serve(sqlite_engine) as (client, service):
+        client.put("/v1/items/new-1", json={"title": "New"})
+        service.newcomers.flush()
+        publish_release(sqlite_engine, first)
+        assert service.live.refresh() is True
+        assert "new-1" in ids(client.post("/v1/recommendations", json={"limit": 100}).json())
+
+
+def test_the_night_folds_the_late_items_in(sqlite_engine: Engine, tmp_path: Path) -> None:
+    """A release that knows the change forgets the late item; one that does not keeps it."""
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path, search=_index_of(sqlite_engine))
+    with serve(sqlite_engine) as (client, service):
+        service.newcomers.flush()
+
+        def late() -> list[str]:
+            live = service.live.current
+            assert live is not None
+            return list(live.late)
+
+        assert late() == []
+        client.patch("/v1/items/red-05", json={"price_cents": 5})  # neither text nor picture
+        service.newcomers.flush()
+        assert late() == []
+        before = _index_of(sqlite_engine)
+        client.patch("/v1/items/red-05", json={"title": "Quokka dress"})
+        service.newcomers.flush()
+        assert late() == ["red-05"]
+        seen = datetime.now(UTC) - timedelta(minutes=1)
+        publish(sqlite_engine, tmp_path, seed=1, search=before, catalogue_seen=seen)
+        assert service.live.refresh() is True
+        assert late() == ["red-05"]
+        publish(sqlite_engine, tmp_path, seed=2, search=_index_of(sqlite_engine), catalogue_seen=seen)
+        assert service.live.refresh() is True
+        assert late() == []
+        assert find(client, "quokka")[0] == "red-05"
+
+
+def _index_of(engine: Engine) -> SearchIndex:
+    """What a night would note of the catalogue as it is now."""
+    found = {item.item_id: item for _, item in load_catalogue_items(engine, ITEM_IDS, CUTOFF)}
+    known = [found[item_id] for item_id in ITEM_IDS]
+    return SearchIndex(
+        words=build_words(item.title for item in known),
+        reviews=build_words([None] * len(known)),
+        parts={},
+        content=np.array([content_keys(item.text, item.picture(Path("nowhere"))) for item in known], np.uint64),
+        codes={name: build_vocabulary([]) for name in CODES},
+    )
