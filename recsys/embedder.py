@@ -146,7 +146,8 @@ class Embedder:
             )
         if len(found) == 1:
             (name, vectors), *_ = found.items()
-            return np.asarray(aligner.embed_modality(name, vectors)[0], np.float32)
+            placed = aligner.embed_words(vectors) if name == "text" else aligner.embed_modality(name, vectors)
+            return np.asarray(placed[0], np.float32)
         from recsys.alignment.modality import Modality
 
         present = np.ones(1, bool)

@@ -7,6 +7,7 @@ import atexit
 import io
 import shutil
 import tempfile
+from dataclasses import asdict
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -55,8 +56,8 @@ def searchable() -> tuple[Path, Path, str]:
         search=build_search(frame, reviews, aligner, encoded.modalities, pictures, threads=1),
         spaces={name: encoded.likeness(name, len(frame)) for name in ("image", "text")},
         save_aligner=save_aligner,
-        text_encoder={"model": "minilm-l6"},
-        image_encoder={"model": "efficientnet-lite0"},
+        text_encoder=asdict(config.text_encoder),
+        image_encoder=asdict(config.image_encoder),
     )
     return folder / "releases", pictures, release.manifest.version
 

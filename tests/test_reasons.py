@@ -120,7 +120,8 @@ def test_every_feature_looks_at_something_that_a_person_knows():
     assert groups["image_nearest"] == "image"
     assert groups["text_last"] == "text"
     assert groups["review_mean"] == "reviews"
-    assert groups["content_score"] == groups["fused_mean"] == groups["embedding_rank"] == "embedding"
+    assert groups["content_score"] == groups["fused_mean"] == "embedding"
+    assert groups["taste_rank"] == "behaviour"
     assert groups["price_cents"] == groups["same_brand_share"] == groups["attributes_last"] == "attributes"
     assert groups["fused_score"] == groups["transitions_score"] == groups["sales_share_7d"] == "behaviour"
     assert groups["history_length"] is groups["n_candidates"] is None
