@@ -7,9 +7,10 @@ import numpy as np
 
 from recsys.artifacts import Release
 from recsys.histories import Float32, Histories, Int32
-from recsys.ranking.features import FEATURES
+from recsys.ranking.features import FEATURES, SPACES
 from recsys.request import Reason
 from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, steps_from_newest
+from recsys.retrieval.users import taste_content
 from recsys.schema import EVENT_TYPES
 
 _WORDS = {
@@ -175,12 +176,22 @@ def _score_shares(
         for group, value in zip(groups, mine.tolist()):
             if group is not None:
                 parts[group] = parts.get(group, 0.0) + value
-        by_meaning = parts.pop("embedding", 0.0)
+        by_taste = parts.pop("taste", 0.0)
+        by_content = by_taste * _owed_to_content(release, row) if by_taste > 0 else 0.0
+        parts["behaviour"] = parts.get("behaviour", 0.0) + by_taste - by_content
+        by_meaning = parts.pop("embedding", 0.0) + by_content
         if by_meaning > 0 and mean is not None:
             for name, share in embedding_shares(release, mean, row).items():
                 parts[name] = parts.get(name, 0.0) + share * by_meaning
         shares.append(shared_out(parts))
     return shares
+
+
+def _owed_to_content(release: Release, row: int) -> float:
+    """How far an item's place in the taste space is that of its content alone, [0, 1]: 1 for one that nobody took."""
+    content = taste_content([np.asarray(release.tables.spaces[name][[row]], np.float32) for name in SPACES])
+    by_content = release.retrieval.tower.item_vectors(content)[0]
+    return float(np.clip(by_content @ np.asarray(release.retrieval.taste[row], np.float32), 0, 1))
 
 
 _SHOPPERS_OWN = ("history_length", "history_distinct", "history_purchases", "days_since_last_event", "n_candidates")
@@ -189,13 +200,14 @@ _LOOKS_AT = (
     (("text_",), "text"),
     (("review",), "reviews"),
     (("fused_score",), "behaviour"),  # the order of all sources together, most of which count behaviour
-    (("fused_", "embedding", "content"), "embedding"),
+    (("fused_", "content"), "embedding"),
+    (("taste_",), "taste"),  # in part content, in part what shoppers made of it
     (("attribute", "shared_attributes", "same_", "price", "item_age", "new"), "attributes"),
 )
 
 
 def _looks_at(name: str) -> str | None:
-    """What a feature or a source looks at: "embedding" is shared out further; None is no property of the item."""
+    """What a feature or a source looks at: "embedding" and "taste" are shared out further; None: nothing of it."""
     if name.startswith(_SHOPPERS_OWN):
         return None
     return next((group for starts, group in _LOOKS_AT if name.startswith(starts)), "behaviour")

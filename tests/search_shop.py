@@ -43,7 +43,7 @@ def searchable() -> tuple[Path, Path, str]:
     config = NightConfig(paths=Paths(cache=str(folder / "cache"), images=str(pictures)), threads=1)
     frame, reviews = _items(), _reviews()
     encoded = encode_shop(frame, reviews, CUTOFF, config, progress=False)
-    small = AlignmentConfig(dim=16, members=1, hidden=32, components=32, epochs=6)
+    small = AlignmentConfig(dim=16, members=1, hidden=64, components=128, epochs=12)
     aligner = train_alignment(encoded.modalities, np.zeros((0, 2), np.int32), small, seed=0, threads=1, progress=False)
 
     def save_aligner(into: Path) -> None:

@@ -32,7 +32,10 @@ def release():
     links |= {"transitions": heavy, "adjacent": heavy}
     quarter = np.array([[0], [0.25], [0], [0], [0], [0]], np.float32)
     links["copurchase"] = ItemTable(np.array([[-1], [3], [-1], [-1], [-1], [-1]], np.int32), quarter)
-    retrieval = replace(made.retrieval, tables=links, embeddings=vectors)
+    tower = replace(
+        made.retrieval.tower, item_turn=np.zeros((4 * vectors.shape[1], made.retrieval.tower.dim), np.float32)
+    )
+    retrieval = replace(made.retrieval, tables=links, embeddings=vectors, tower=tower)
     tables = replace(made.tables, spaces=dict.fromkeys(SPACES, vectors))
     return replace(made, item_ids=IDS, titles=TITLES, retrieval=retrieval, tables=tables)
 
@@ -121,7 +124,7 @@ def test_every_feature_looks_at_something_that_a_person_knows():
     assert groups["text_last"] == "text"
     assert groups["review_mean"] == "reviews"
     assert groups["content_score"] == groups["fused_mean"] == "embedding"
-    assert groups["taste_rank"] == "behaviour"
+    assert groups["taste_rank"] == "taste"
     assert groups["price_cents"] == groups["same_brand_share"] == groups["attributes_last"] == "attributes"
     assert groups["fused_score"] == groups["transitions_score"] == groups["sales_share_7d"] == "behaviour"
     assert groups["history_length"] is groups["n_candidates"] is None
