@@ -136,7 +136,7 @@ def test_a_new_item_is_recommended_to_those_whom_it_suits(night):
     shares = shown["late"].reasons[0].shares
     assert not shares or sum(shares.values()) == pytest.approx(1, abs=1e-3)  # none where nothing spoke for it
     # And a page of it is answered: its likeness is known, nobody has bought it.
-    (page,) = recommend(release, [Request(requested_at=CUTOFF, placement="product", item_ids=["late"], limit=5)])
+    (page,) = recommend(release, [Request(requested_at=CUTOFF, placement="product", item_ids=["late"], limit=20)])
     assert page.fallback in ("full", "without_ranker")
     assert sum(item.item_id.startswith("red") for item in page.items) >= 3
     assert {item_id[:3] for item_id, _ in release.similar(["late"], 5)} == {"red"}
