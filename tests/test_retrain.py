@@ -34,7 +34,7 @@ from tests.builders import purchases
 
 SMALL = Path("pipelines/small.toml")
 DAY = timedelta(days=1)
-STAGES = ("read the database", "encode", "align", "tune", "fit up to", "judge", "fit to the end", "save")
+STAGES = ("read the database", "encode", "align", "tune", "fit up to", "judge", "fit to the end", "index", "save")
 
 
 def paths_below(home: Path, cache: Path | None = None) -> Paths:
