@@ -64,32 +64,29 @@ def main() -> None:
             able.append(method)
         else:
             print(f"{method}: left out: {reason}")
-    rows: list[dict[str, Any]] = []
+    protocol = {
+        "split": "80/10/10 by product, seed 0",
+        "test_products": len(material.test),
+        "fit_products": len(material.fit),
+        "image_model": arguments.image_model,
+        "text_model": arguments.text_model,
+    }
+    result: dict[str, Any] = {"dataset": name, "protocol": protocol, "comparison": [], "rows": []}
     ranks: dict[str, dict[str, Any]] = {}
     os.environ["OMP_NUM_THREADS"] = "1"  # of each worker; it is read when a process starts
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(min(arguments.threads, len(able)), context, _start, (material, category)) as pool:
         for method, (its_rows, its_ranks) in zip(able, pool.map(_rows_of, able)):
-            rows += its_rows
             ranks[method] = its_ranks
+            result["rows"] += its_rows
+            result["comparison"] = compare_default(ranks)
             for row in its_rows:
                 print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()), flush=True)
-    result = {
-        "dataset": name,
-        "protocol": {
-            "split": "80/10/10 by product, seed 0",
-            "test_products": len(material.test),
-            "fit_products": len(material.fit),
-            "image_model": arguments.image_model,
-            "text_model": arguments.text_model,
-        },
-        "comparison": compare_default(ranks),
-        "rows": rows,
-    }
+            if arguments.json:  # after every method: a run that is cut off keeps what it has measured
+                text = json.dumps(result, indent=1, ensure_ascii=False)
+                arguments.json.write_text(text + "\n", encoding="utf-8")
     for line in result["comparison"]:
         print(f"{line['direction']}: {line['mean_b']:.3f}, {line['best']} {line['mean_a']:.3f}: {line['verdict']}")
-    if arguments.json:
-        arguments.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
 def prepare(arguments: argparse.Namespace) -> tuple[Material, Any, str]:

@@ -24,7 +24,7 @@ class AlignmentConfig:
     method: str = "info_nce"  # one of METHODS
     fusion: str = "gated"  # a key of FUSIONS
     members: int = 4  # of the ensemble; time grows with it, the size of the item vectors does not
-    hidden: int = 768  # width of a head's hidden layers
+    hidden: int = 512  # width of a head's hidden layers
     components: int = 512  # principal components of a modality that its head reads, at most
     dropout: float = 0.1  # of those components
     noise: float = 0.2  # standard deviation added to each of them in training; their mean square is 1
