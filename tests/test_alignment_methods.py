@@ -254,3 +254,18 @@ def test_closed_forms_take_any_subset_and_more_than_two_modalities():
     part = aligner.embed({name: of_unseen[name] for name in ("image", "audio")})
     assert recall_at_1(part, aligner.embed({"text": of_unseen["text"]})) > 0.5
     assert set(CLOSED_FORM) < set(METHODS)
+
+
+def test_a_query_in_words_is_read_as_a_description_and_as_a_review():
+    modalities = make_modalities((24, 24))
+    said = {"text": modalities["text"], "reviews": modalities["image"]}
+    both = align(said, method="cca")
+    query = modalities["text"].vectors[:5]
+    there = np.ones(5, bool)
+    whole = both.embed({"text": Modality(query, there), "reviews": Modality(query, there)})
+    np.testing.assert_array_equal(both.embed_words(query), whole)
+    described = align(modalities, method="cca")
+    np.testing.assert_allclose(described.embed_words(query), described.embed_modality("text", query), atol=1e-6)
+    pictures = align({"image": modalities["image"], "video": modalities["text"]}, method="cca")
+    with pytest.raises(SchemaError, match=r"knows words, came one of \['image', 'video'\]"):
+        pictures.embed_words(query)
