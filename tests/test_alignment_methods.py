@@ -69,6 +69,13 @@ def test_a_method_gives_the_same_bits_again(method):
     np.testing.assert_array_equal(first.embed(modalities), again.embed(modalities))
 
 
+@pytest.mark.parametrize("method", TRAINED)
+def test_a_shop_of_one_modality_still_gets_an_aligner(method):
+    text = {"text": make_modalities()["text"]}
+    embedded = align(text, method=method, epochs=2, fusion="mean", adversarial_weight=0.1).embed(text)
+    np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-5)
+
+
 def test_one_space_is_joined_as_it_is():
     modalities = make_modalities((48, 48), joint=True)
     shifted = {**modalities, "text": Modality(modalities["text"].vectors + 5, modalities["text"].present)}

@@ -13,7 +13,7 @@ from recsys.alignment.ensemble import Ensemble
 from recsys.alignment.modality import Modality
 
 MAX_HELD_OUT = 1000  # items; enough to tell one epoch from the next
-ROTATION_ROWS = 8192  # at least, that principal components are found on; twice as many at most
+PRINCIPAL_ROWS = 8192  # items, at least, that principal axes are found on; fewer than twice as many
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,7 +74,7 @@ def prepare_examples(
         learn_from = fit & modality.present if (fit & modality.present).any() else modality.present
         clean = torch.from_numpy(np.where(modality.present[:, None], modality.vectors, np.float32(0)))
         if modality.present.any():
-            some = np.flatnonzero(learn_from)[:: max(1, int(learn_from.sum()) // ROTATION_ROWS)]
+            some = np.flatnonzero(learn_from)[:: max(1, int(learn_from.sum()) // PRINCIPAL_ROWS)]
             ensemble.rotation(name).fit(ensemble.read(name, clean[torch.from_numpy(some)]))
         inputs[name] = ensemble.components(name, clean) * torch.from_numpy(modality.present).unsqueeze(1)
 

@@ -16,7 +16,7 @@ from recsys.alignment.closed_form import SHARPNESS, fit_closed_form
 from recsys.alignment.concepts import ConceptReader, Concepts
 from recsys.alignment.config import CLOSED_FORM, AlignmentConfig
 from recsys.alignment.ensemble import Ensemble, Member, Shape
-from recsys.alignment.examples import Examples, prepare_examples
+from recsys.alignment.examples import PRINCIPAL_ROWS, Examples, prepare_examples
 from recsys.alignment.modality import Modality
 from recsys.alignment.model import Aligner, torch_threads
 from recsys.alignment.objective import Objective
@@ -37,12 +37,15 @@ def train_alignment(
 ) -> Aligner:
     """Learn one unit-norm item space from what items look like, what is said of them, and what is bought together.
 
-    Per batch of items, each member of the ensemble minimises: the contrastive loss between every two modalities, over
-    the items that have both (:func:`~recsys.alignment.loss.info_nce` or siglip; items with equal vectors are not each
-    other's negatives); plus ``fusion_weight`` × InfoNCE between the fused item and itself with modalities hidden, so
-    that any subset of them lands near the whole; plus ``behaviour_weight`` × the popularity-corrected loss between the
-    fused item and one drawn from those bought with it, for half of the batch. Where there is one modality only, the
-    second term hides input components instead (SimCSE). The best epoch by held-out mean reciprocal rank is kept.
+    ``config.method`` says how. Per batch of items, each member of the ensemble minimises: that method's loss between
+    every two modalities, over the items that have both (:mod:`recsys.alignment.loss`; items with equal vectors are not
+    each other's negatives); plus ``fusion_weight`` × InfoNCE between the fused item and itself with modalities hidden,
+    so that any subset of them lands near the whole; plus ``behaviour_weight`` × the popularity-corrected loss between
+    the fused item and one drawn from those bought with it, for half of the batch; plus ``adversarial_weight`` × the
+    loss of a critic that tells modalities apart, against the heads. Where there is one modality only, the second term
+    hides input components instead (SimCSE). The best epoch by held-out mean reciprocal rank is kept.
+
+    "cca", "similarity" and "conse" are computed (:mod:`recsys.alignment.closed_form`): one linear map a modality.
 
     Members train beside each other, each on one thread with random numbers of its own: the same input, seed and
     processor type give the same bits whatever ``threads`` is. Where the processor multiplies bfloat16 in hardware, the
@@ -96,6 +99,7 @@ def _shape(modalities: Mapping[str, Modality], config: AlignmentConfig, concepts
     if config.method == "conse" and not set(concepts) & set(modalities):
         raise ConfigError("alignment.method 'conse': expected an image encoder with a classifier, and pictures")
     computed = config.method in CLOSED_FORM
+    target = "text" if "text" in modalities else list(modalities)[-1]
     return Shape(
         modalities={name: modality.vectors.shape[1] for name, modality in modalities.items()},
         dim=config.dim,
@@ -105,7 +109,7 @@ def _shape(modalities: Mapping[str, Modality], config: AlignmentConfig, concepts
         fusion="mean" if computed else config.fusion,
         dropout=config.dropout,
         noise=config.noise,
-        pinned=("text" if "text" in modalities else list(modalities)[-1]) if config.method == "regression" else "",
+        pinned=target if config.method == "regression" and len(modalities) > 1 else "",
         concepts={
             name: each.names.shape for name, each in concepts.items() if config.method == "conse" and name in modalities
         },
@@ -251,7 +255,7 @@ def _reciprocal_rank(similarity: Tensor, answer: Tensor) -> float:
 
 def _all_outputs(ensemble: Ensemble, examples: Examples) -> Tensor:
     """Everything the compression must keep: each modality alone where present, and all fused, of the fit items."""
-    rows = examples.fit_rows
+    rows = examples.fit_rows[:: max(1, len(examples.fit_rows) // PRINCIPAL_ROWS)]
     sides = [ensemble.fuse(examples.batch(rows), examples.present[rows])]
     for position, name in enumerate(examples.inputs):
         there = rows[examples.present[rows, position]]
