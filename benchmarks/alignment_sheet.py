@@ -37,7 +37,7 @@ class Found:
 
 def search_demo_shop(folder: Path, threads: int) -> tuple[list[Found], Path]:
     """Make a demonstration shop, align it as a night does, and ask for QUERIES."""
-    shop = make_shop(folder, ShopConfig(n_items=240, n_users=480, picture_size=128))
+    shop = make_shop(folder, ShopConfig(n_items=160, n_users=320, picture_size=128))
     night = NightConfig(threads=threads)
     night = replace(night, paths=replace(night.paths, images=str(folder)))
     encoded = encode_shop(shop.items, shop.reviews, shop.config.end, night, progress=False)
