@@ -39,6 +39,10 @@ from recsys.schema import REVIEWS
 BLOCK = 32_768  # items encoded at once: about 0.4 GiB
 AXES = 64  # principal components that are kept of an encoder's vectors
 
+# Of the shipped encoders, the numbers that say what a thing is. What their earlier layers add, colours and names, varies
+# most and would fill the main axes: of twelve swapped products five were then found instead of eleven.
+MEANING = {"efficientnet-lite0:layers": 1280, "minilm-l6:layers": 384}
+
 TWICE, SAME_PICTURE, SAME_WORDS = "same picture and words", "same picture", "same words"
 DISAGREE, MISSING = "picture and words disagree", "missing"
 FINDINGS = pl.Schema(
@@ -80,6 +84,8 @@ def look_at_items(items: pl.DataFrame, config: NightConfig, progress: bool = Tru
     parts: dict[str, list[Float32]] = {"image": [], "text": []}
     axes: dict[str, tuple[Float32, Float32]] = {}
     nothing = pl.DataFrame(schema=REVIEWS)
+    networks = {"image": config.image_encoder.model, "text": config.text_encoder.model}
+    meaning = {name: MEANING.get(network) for name, network in networks.items()}
     for start in range(0, len(items), BLOCK):
         block = items.slice(start, BLOCK)
         encoded = encode_shop(block, nothing, datetime.now(UTC), config, progress).modalities
@@ -87,7 +93,7 @@ def look_at_items(items: pl.DataFrame, config: NightConfig, progress: bool = Tru
             kept = np.zeros((len(block), AXES), np.float32)
             if name in encoded:
                 there = encoded[name].present
-                vectors = encoded[name].vectors[there]
+                vectors = encoded[name].vectors[there][:, : meaning[name]]
                 if name not in axes:
                     axes[name] = _main_axes(vectors)
                 mean, turn = axes[name]

@@ -282,7 +282,7 @@ def test_items_of_which_only_ids_are_known_have_the_space_of_their_shoppers() ->
     unit = known.vectors[:4] / np.linalg.norm(known.vectors[:4], axis=1, keepdims=True)
     likeness = unit @ unit.T
     assert likeness[0, 1] > 0.99 > 0.5 > abs(likeness[0, 2])
-    assert likeness[2, 3] > 0.9
+    assert likeness[2, 3] > 0.7 > abs(likeness[0, 3])
     with pytest.raises(SchemaError, match=r"at least 2 items with a picture .* two shoppers took, came 0 of 6 items"):
         behaviour_modality(past.select(np.arange(12) < 2), n_items=6, dim=4)
 
