@@ -39,8 +39,8 @@ from recsys.schema import REVIEWS
 BLOCK = 32_768  # items encoded at once: about 0.4 GiB
 AXES = 64  # principal components that are kept of an encoder's vectors
 
-# Of the shipped encoders, the numbers that say what a thing is. What their earlier layers add, colours and names, varies
-# most and would fill the main axes: of twelve swapped products five were then found instead of eleven.
+# Of the shipped encoders, the numbers that say what a thing is. What their earlier layers add (colours, names) varies
+# most, and would fill the main axes: of twelve swapped products five were then found instead of eleven.
 MEANING = {"efficientnet-lite0:layers": 1280, "minilm-l6:layers": 384}
 
 TWICE, SAME_PICTURE, SAME_WORDS = "same picture and words", "same picture", "same words"
