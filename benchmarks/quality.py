@@ -6,6 +6,7 @@ nothing else: a table for each file, the best peer in it marked, plots, and wher
 
 import argparse
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -45,7 +46,8 @@ def main() -> None:
         raise SystemExit(f"{args.results}: expected the JSON files of the tables, came none")
     pictures = args.page.parent / args.page.stem
     pictures.mkdir(parents=True, exist_ok=True)
-    commands = "\n".join(dict.fromkeys(result["command"] for result in results.values() if result.get("command")))
+    asked = dict.fromkeys(result["command"] for result in results.values() if result.get("command"))
+    commands = "\n".join(re.sub(r"\S*/(?=[^/\s])", "", command) for command in asked)  # files without their folders
     parts = [HEAD.format(commands=commands, results=args.results)]
     for name, result in results.items():
         parts.append("\n".join(section(name, result, pictures)))
