@@ -28,10 +28,11 @@ python -m benchmarks.quality --results {results}
 ```
 
 `ours` is the shipped night (`recsys retrain pipelines/nightly.toml`) with its shipped configuration, asked through
-`recommend()`; nothing was set by hand, and what it tunes, it tunes on an inner split of train. `ours: retrieval only` is the same release without its ranker, and
-`ours: without …` are nights that lack a part. Peers are what people use today, on the same data in the same run; the
-best of them is marked ◂. The interval is a paired bootstrap over users, 95%, of the difference to that peer. Seconds
-and memory are of the whole, training, tuning and answering, on two shared cores.
+`recommend()`; nothing was set by hand, and what it tunes, it tunes on an inner split of train. `ours: retrieval only`
+is the same release without its ranker, and `ours: without …` are nights that lack a part. Peers are what people use
+today, on the same data in the same run; the best of them is marked ◂. The interval is a paired bootstrap over users,
+95%, of the difference to that peer. Seconds and memory are of the whole, training, tuning and answering, on two cores
+that had other work too.
 """
 
 
