@@ -23,7 +23,7 @@ class AlignmentConfig:
     dim: int = 64  # of the item space
     method: str = "info_nce"  # one of METHODS
     fusion: str = "gated"  # a key of FUSIONS
-    members: int = 2  # of the ensemble; time grows with it, the size of the item vectors does not
+    members: int = 4  # of the ensemble; time grows with it, the size of the item vectors does not
     hidden: int = 512  # width of a head's hidden layers
     components: int = 512  # principal components of a modality that its head reads, at most
     dropout: float = 0.1  # of those components
