@@ -60,7 +60,7 @@ class TuningConfig:
 
 @dataclass(frozen=True)
 class Trial:
-    """One number, as it was and as it is: NDCG@12 of what it decides, on the inner split."""
+    """One number, as it was and as it is, with NDCG@12 of what it decides on the inner split; of "most", recall."""
 
     name: str
     before: Any

@@ -171,7 +171,7 @@ def test_the_aligner_travels_with_the_release(release, tmp_path):
 
 def test_files_beside_the_release_are_welcome(folder):
     (folder / "report.html").write_text("written after the release was sealed")
-    load_release(folder)
+    assert load_release(folder).manifest.version == folder.name
 
 
 def test_rows_are_found_by_item_id(release):
