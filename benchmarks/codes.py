@@ -13,7 +13,6 @@ not from the queries. One query at a time on one thread; the methods take turns:
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -28,6 +27,7 @@ import faiss  # noqa: E402 - after the thread counts are set
 import numpy as np  # noqa: E402
 from numpy.typing import NDArray  # noqa: E402
 
+from benchmarks.protocol import write_json  # noqa: E402
 from recsys.data.synthetic import make_vectors  # noqa: E402
 from recsys.retrieval.codes import CodeIndex, DecodedVectors, graded_codes, learn_codes, plain_codes  # noqa: E402
 from recsys.retrieval.index import IndexConfig, build_index  # noqa: E402
@@ -244,7 +244,7 @@ def main() -> None:
         print("  ".join(f"{key} {value}" for key, value in row.items()))
     if arguments.json:
         result = {"dataset": dataset, "items": len(items), "dim": items.shape[1], "k": K, "rows": rows}
-        arguments.json.write_text(json.dumps(result, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+        write_json(arguments.json, result)
 
 
 if __name__ == "__main__":

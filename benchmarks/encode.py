@@ -9,7 +9,6 @@ is over all inputs, against the plain loop's vectors.
 """
 
 import argparse
-import json
 import statistics
 import tempfile
 import time
@@ -20,6 +19,7 @@ import numpy as np
 import polars as pl
 import torch
 
+from benchmarks.protocol import write_json
 from recsys.encoders import ImageEncoderConfig, TextEncoderConfig, encode_images, encode_texts, item_text
 from recsys.encoders.image import load_image_encoder
 from recsys.encoders.pictures import read_bytes
@@ -27,6 +27,7 @@ from recsys.encoders.text import load_text_encoder
 from recsys.encoders.weights import resolve_precision
 
 HM = Path("../shared/data/hm")
+TEXT_MODEL = "minilm-l6"  # the sentence's vector alone, as the plain loop has it
 Method = Callable[[np.ndarray, int], np.ndarray]  # inputs, threads → vectors
 
 
@@ -75,7 +76,8 @@ def measure_texts(texts: Sequence[str], threads: Sequence[int], rounds: int, tim
     from transformers import AutoModel, AutoTokenizer
 
     encoders = {
-        precision: load_text_encoder(TextEncoderConfig(precision=precision)) for precision in ("float32", "auto")
+        precision: load_text_encoder(TextEncoderConfig(TEXT_MODEL, precision=precision))
+        for precision in ("float32", "auto")
     }
     tokenizer = AutoTokenizer.from_pretrained(get_model_path(), local_files_only=True)
     model = AutoModel.from_pretrained(get_model_path(), local_files_only=True).eval()
@@ -211,7 +213,7 @@ def main() -> None:
         rows += measure_images(images, arguments.threads, arguments.rounds, min(arguments.timed // 2, len(images)))
         rows += measure_texts(texts, arguments.threads, arguments.rounds, min(arguments.timed, len(texts)))
     if arguments.json:
-        arguments.json.write_text(json.dumps(rows, indent=2) + "\n")
+        write_json(arguments.json, rows)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,6 @@ up, beside the share that have it, which is what an order without knowledge give
 """
 
 import argparse
-import json
 import tempfile
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.protocol import write_json
 from pipelines.catalogue import bought_together
 from pipelines.encode import encode_shop
 from pipelines.night_config import NightConfig
@@ -62,7 +62,7 @@ def main() -> None:
     for row in rows:
         print("  ".join(f"{key} {value:.3f}" if isinstance(value, float) else str(value) for key, value in row.items()))
     if arguments.json:
-        arguments.json.write_text(json.dumps({"items": arguments.items, "rows": rows}, indent=1) + "\n")
+        write_json(arguments.json, {"items": arguments.items, "rows": rows})
 
 
 def found(shop: Shop, night: NightConfig, pooling: ReviewConfig | None) -> dict[str, float]:

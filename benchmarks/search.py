@@ -7,7 +7,6 @@ the aligner's head, Faiss, BM25, the blend, the log and the answer.
 """
 
 import argparse
-import json
 import os
 import resource
 import tempfile
@@ -25,6 +24,7 @@ import torch  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 from sqlalchemy import insert  # noqa: E402
 
+from benchmarks.protocol import write_json  # noqa: E402
 from recsys.alignment.modality import Modality  # noqa: E402
 from recsys.alignment.train import AlignmentConfig, train_alignment  # noqa: E402
 from recsys.artifacts import Manifest, Release, save_release  # noqa: E402
@@ -210,7 +210,7 @@ def main() -> None:
         print("  ".join(f"{name} {value}" for name, value in row.items()))
     print(f"peak memory {peak} MiB, building included")
     if args.json:
-        args.json.write_text(json.dumps({"rows": rows}, indent=2))
+        write_json(args.json, {"rows": rows})
 
 
 if __name__ == "__main__":

@@ -7,7 +7,6 @@ same feature rows. The two take turns in one run, so that a busy machine slows b
 """
 
 import argparse
-import json
 import os
 import time
 from collections.abc import Callable
@@ -22,6 +21,7 @@ import faiss  # noqa: E402 - after the thread counts are set
 import numpy as np  # noqa: E402
 from sqlalchemy import func, select  # noqa: E402
 
+from benchmarks.protocol import write_json  # noqa: E402
 from recsys.artifacts import Release, load_release  # noqa: E402
 from recsys.data.database import open_database  # noqa: E402
 from recsys.data.load import load_user_history  # noqa: E402
@@ -108,7 +108,7 @@ def main() -> None:
     for name, value in row.items():
         print(f"{name:>20}  {value}")
     if args.json:
-        args.json.write_text(json.dumps({"rows": [row]}, indent=2))
+        write_json(args.json, {"rows": [row]})
 
 
 if __name__ == "__main__":

@@ -16,7 +16,14 @@ from recsys.encoders import (
     load_text_encoder,
 )
 from recsys.encoders.encode import parse_model_name
+from recsys.encoders.torchvision_shim import import_torchvision
 from recsys.errors import ConfigError, EncoderError
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _torchvision() -> None:
+    """These tests build timm's and transformers' models themselves, whichever runs first in its process."""
+    import_torchvision()
 
 
 @pytest.fixture
