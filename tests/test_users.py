@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.alignment.users import UserTowerConfig, _pad, _Tower, train_user_tower
+from recsys.alignment.users import UserTowerConfig, _hold_out, _pad, _Tower, train_user_tower
 from recsys.errors import ConfigError, ReleaseError, SchemaError
 from recsys.retrieval.users import MAX_HISTORY, load_user_tower
 from recsys.schema import EVENT_TYPES
@@ -208,6 +208,19 @@ def test_training_goes_on_from_an_earlier_moment():
     _, *histories, targets = make_planted_taste(1000, seed=1)
     recalls = [recall_at_10(t.tower.user_vectors(t.items, *histories), t.items, targets) for t in (once, again)]
     assert recalls[1] > recalls[0]
+
+
+def test_the_shoppers_who_are_watched_are_the_same_at_every_moment():
+    """Else a later training is watched by what the earlier one learned from, and nothing it does looks better."""
+    watched = []
+    for n_shoppers, examples_each in ((300, 2), (450, 3)):
+        shoppers = np.repeat(np.arange(n_shoppers, dtype=np.int32), examples_each)
+        learn, watch = _hold_out(np.arange(len(shoppers)), shoppers, UserTowerConfig(held_out=0.1), seed=0)
+        assert sorted([*learn.tolist(), *watch.tolist()]) == list(range(len(shoppers)))
+        assert not set(shoppers[learn]) & set(shoppers[watch])
+        assert 0.05 < len(watch) / len(shoppers) < 0.15
+        watched.append(set(shoppers[watch]))
+    assert {shopper for shopper in watched[1] if shopper < 300} == watched[0]
 
 
 def test_an_item_that_nobody_knows_is_nowhere():

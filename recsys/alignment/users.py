@@ -216,13 +216,18 @@ def train_user_tower(
 def _hold_out(
     usable: NDArray[np.int64], shoppers: NDArray[np.int32] | None, config: UserTowerConfig, seed: int
 ) -> tuple[Tensor, Tensor]:
-    """Examples to learn from, shuffled, and those to watch, of other shoppers."""
+    """Examples to learn from, shuffled, and those to watch, of other shoppers.
+
+    Of each shopper the same is decided at every moment, however many there are: what an earlier tower learned from
+    must not be what the later one is watched by, or no refresh would ever look better than where it started.
+    """
     rng = np.random.default_rng(seed)
     order = rng.permutation(usable)
     whose = order if shoppers is None else shoppers[order]
-    everybody = np.unique(whose)
-    watched = rng.choice(everybody, int(config.held_out * len(everybody)), replace=False)
-    watch = np.isin(whose, watched)
+    draw = np.random.default_rng(seed + 1).random(int(whose.max()) + 1)  # more shoppers only make it longer
+    watch = draw[whose] < config.held_out
+    if watch.all():
+        watch[:] = False
     return torch.from_numpy(order[~watch]), torch.from_numpy(order[watch][:2000])
 
 
