@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.artifacts import Release
+from recsys.errors import ConfigError, require_at_least
 from recsys.evaluation.requests import EvaluationSet
 from recsys.ranking.train import Examples
 from recsys.recommend import BATCH, score_inputs
@@ -32,6 +33,11 @@ class ExamplesConfig:
     hidden_share: float = 0.1
     hidden_draws: int = 1
     tower_examples: int = 150_000
+
+    def __post_init__(self) -> None:
+        require_at_least("examples", self, max_requests=1, newcomers=0, negatives=1, hidden_draws=0, tower_examples=1)
+        if not 0 <= self.hidden_share < 1:
+            raise ConfigError(f"examples.hidden_share: expected a share in [0, 1), came {self.hidden_share}")
 
 
 def rank_examples(

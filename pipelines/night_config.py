@@ -12,7 +12,7 @@ from recsys.alignment.train import AlignmentConfig
 from recsys.alignment.users import UserTowerConfig
 from recsys.data.split import SplitConfig
 from recsys.encoders import ImageEncoderConfig, TextEncoderConfig
-from recsys.errors import ConfigError
+from recsys.errors import require_at_least
 from recsys.ranking.train import RankerConfig
 from recsys.retrieval.fit import TablesConfig
 from recsys.retrieval.index import IndexConfig
@@ -34,9 +34,7 @@ class EvaluationConfig:
     examples: int = 4
 
     def __post_init__(self) -> None:
-        for name, least in (("k", 1), ("max_users", 1), ("examples", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"evaluation.{name}: expected at least {least}, came {getattr(self, name)}")
+        require_at_least("evaluation", self, k=1, max_users=1, examples=0)
 
 
 @dataclass(frozen=True)
@@ -70,9 +68,7 @@ class NightConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        for name, least in (("threads", 1), ("seed", 0)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"{name}: expected at least {least}, came {getattr(self, name)}")
+        require_at_least("", self, threads=1, seed=0)
 
     @property
     def recipe(self) -> RecipeConfig:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 
+from recsys.errors import require_at_least
 from recsys.evaluation.requests import EvaluationSet
 from recsys.histories import Float32, Float64, Histories, Interactions, read_histories
 from recsys.ranking.train import Examples, RankerConfig, draw_examples, try_ranker
@@ -34,10 +35,12 @@ K = 12  # places that count
 DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 HALF_LIVES_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
+SOLVED_TOGETHER = 16_000  # items of the linear model where that pays: a matrix of 1 GiB
 PENALTIES = (150.0, 500.0)  # each costs an inverse
 SHRINKAGES = (0.0, 4.0, 16.0, 64.0)
 # Leaves, learning rate, smallest leaf: from coarse trees for few requests to fine ones for many.
 SHAPES = ((7, 0.08, 400), (31, 0.05, 100))
+TUNED_TABLES = ("trending_half_life_days", "shrinkage", "linear_penalty", "linear_items")
 DEPTHS = (100, 150, 200)
 KEPT_RECALL = 0.97  # of what the deepest list holds: a shallower one that has it is enough
 
@@ -56,6 +59,9 @@ class TuningConfig:
     enabled: bool = True
     max_requests: int = 1_000
     seconds: float = 180.0
+
+    def __post_init__(self) -> None:
+        require_at_least("tuning", self, max_requests=1, seconds=0)
 
 
 @dataclass(frozen=True)
@@ -100,7 +106,7 @@ def inner_split(questions: EvaluationSet, rows: dict[str, int], history_limit: i
 def chosen_numbers(tables: TablesConfig, retrieval: RetrievalConfig, ranker: RankerConfig) -> dict[str, Any]:
     """Every number that tuning may choose, by name, as it stands in these configurations."""
     return {
-        **{f"tables.{key}": getattr(tables, key) for key in ("trending_half_life_days", "shrinkage", "linear_penalty")},
+        **{f"tables.{key}": getattr(tables, key) for key in TUNED_TABLES},
         **{f"retrieval.step_decay.{name}": value for name, value in retrieval.step_decay.items()},
         **{f"retrieval.fusion_weight.{name}": value for name, value in retrieval.fusion_weight.items()},
         "retrieval.most": retrieval.most,
@@ -190,7 +196,8 @@ class Tuner:
 def tune_tables(
     tuner: Tuner, content: IndexedContent, retrieval: Retrieval, events: Interactions, config: TablesConfig, now: float
 ) -> TablesConfig:
-    """How the tables are counted: trending's half-life, the co-purchase cosine's shrinkage, the linear model's penalty.
+    """How the tables are counted: trending's half-life, the co-purchase cosine's shrinkage, the linear model's penalty
+    and size.
 
     Args:
         tuner: with the inner split.
@@ -222,11 +229,17 @@ def tune_tables(
     shrinkage = tuner.choose("tables.shrinkage", config.shrinkage, SHRINKAGES, by_shrinkage)
     config = replace(config, shrinkage=shrinkage)
 
-    def by_penalty(penalty: float) -> Float64:
-        return _table_ndcg(inner, linear_of(events, content, replace(config, linear_penalty=penalty)), decay["linear"])
+    def by_linear(**numbers: float) -> Float64:
+        return _table_ndcg(inner, linear_of(events, content, replace(config, **numbers)), decay["linear"])
 
-    penalty = tuner.choose("tables.linear_penalty", config.linear_penalty, PENALTIES, by_penalty)
-    return replace(config, linear_penalty=penalty)
+    penalty = tuner.choose(
+        "tables.linear_penalty", config.linear_penalty, PENALTIES, lambda value: by_linear(linear_penalty=value)
+    )
+    config = replace(config, linear_penalty=penalty)
+    # Last, as the dearest trial; a shop that is solved whole already has nothing to gain.
+    sizes = (SOLVED_TOGETHER,) if n_items > config.linear_items else ()
+    size = tuner.choose("tables.linear_items", config.linear_items, sizes, lambda value: by_linear(linear_items=value))
+    return replace(config, linear_items=size)
 
 
 def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:

@@ -90,11 +90,14 @@ class Workshop:
         tuner = self._tuner = Tuner(inner, config.tuning.seconds, pinned)
         now = days_since_epoch(start)
         events = self.shop.interactions.select(self.shop.interactions.time_days < now)
-        retrieval = tune_retrieval(tuner, release.retrieval)
+        # How the tables are counted comes first: what a source is worth depends on it.
         tables = tune_tables(tuner, self.content, release.retrieval, events, config.tables, now)
-        if (retrieval, tables) != (config.retrieval, config.tables):
-            self._latest = None
-        self.config = replace(config, retrieval=retrieval, tables=tables)
+        if tables != config.tables:
+            self.config, self._latest = replace(config, tables=tables), None
+            release = self.release_at(start)
+        retrieval = tune_retrieval(tuner, release.retrieval)
+        if retrieval != config.retrieval:
+            self.config, self._latest = replace(self.config, retrieval=retrieval), None
 
     @property
     def trials(self) -> list[Trial]:

@@ -36,3 +36,21 @@ class EncoderError(RecsysError):
 
 class UnreadableImage(RecsysError):
     """Says what was expected of the picture and what came."""
+
+
+def require_at_least(table: str, config: object, **least: float) -> None:
+    """Refuse a number of ``config`` that is below its bound; NaN is below any.
+
+    Args:
+        table: of the configuration file in which the number stands; "" for the top of it.
+        config: has an attribute for each name in ``least``.
+        least: name=bound.
+
+    Raises:
+        ConfigError: names the key, the bound and what came.
+    """
+    for name, bound in least.items():
+        value = getattr(config, name)
+        if not value >= bound:
+            key = f"{table}.{name}" if table else name
+            raise ConfigError(f"{key}: expected at least {bound}, came {value}")

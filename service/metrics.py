@@ -124,7 +124,7 @@ class CountRequests:
             await self.app(scope, receive, noted)
         finally:
             # Unknown paths share one label: whoever scans for them must not fill the memory.
-            route = getattr(scope.get("route"), "path", "unmatched")
+            route = getattr(scope.get("route"), "path_format", "unmatched")
             method = scope["method"] if route != "unmatched" else "any"
             self.metrics.requests.labels(method, route, str(status)).inc()
             self.metrics.request_seconds.labels(method, route).observe(time.perf_counter() - start)

@@ -146,3 +146,32 @@ def test_paths_alone(tmp_path):
         load_paths(tmp_path / "absent.toml")
     with pytest.raises(ConfigError, match="expected a configuration file"):
         load_paths(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("retrieval.depth", "0"),
+        ("retrieval.most", "-1"),
+        ("tables.neighbours", "0"),
+        ("tables.linear_penalty", "0.0"),
+        ("ranker.trees", "0"),
+        ("ranker.learning_rate", "nan"),
+        ("examples.negatives", "-1"),
+        ("examples.hidden_share", "1.0"),
+        ("users.epochs", "-1"),
+        ("users.dropout", "1.0"),
+        ("alignment.batch_size", "1"),
+        ("reviews.rating", "nan"),
+        ("split.cuts", "0"),
+        ("evaluation.k", "0"),
+        ("tuning.max_requests", "0"),
+        ("seed", "-1"),
+    ],
+)
+def test_a_number_out_of_bounds_is_named_with_what_came(tmp_path: Path, key: str, value: str) -> None:
+    table, _, name = key.rpartition(".")
+    path = tmp_path / "night.toml"
+    path.write_text((f"[{table}]\n" if table else "") + f"{name} = {value}\n")
+    with pytest.raises(ConfigError, match=rf"{key}: expected .*, came {value}"):
+        load_config(path)

@@ -350,6 +350,15 @@ def test_an_id_as_long_as_an_import_takes_is_taken_here(sqlite_client: TestClien
     problem(sqlite_client.put(f"/v1/items/{item_id}x", json={}), 422, "validation")
 
 
+@pytest.mark.parametrize("written", ["shoes/red/42", "shoes%2Fred%2F42"])
+def test_an_id_may_hold_slashes(sqlite_client: TestClient, written: str) -> None:
+    assert sqlite_client.put(f"/v1/items/{written}", json={"title": "Red shoe"}).json()["id"] == "shoes/red/42"
+    assert sqlite_client.patch(f"/v1/items/{written}", json={"brand": "Alba"}).status_code == 200
+    assert sqlite_client.get(f"/v1/items/{written}").json()["brand"] == "Alba"
+    assert sqlite_client.delete(f"/v1/items/{written}").status_code == 204
+    assert sqlite_client.get(f"/v1/items/{written}").status_code == 404
+
+
 def test_the_next_recommendation_obeys_the_stock(client: TestClient) -> None:
     everything = {"limit": 100, "placement": "product", "item_ids": ["red-00"]}
     assert set(ids(post(client, "/v1/recommendations", **everything))) == set(ITEM_IDS) - {"red-00"}

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.tuning import (
+    SOLVED_TOGETHER,
     Inner,
     Trial,
     Tuner,
@@ -16,16 +17,17 @@ from pipelines.tuning import (
     start_from,
     tune_ranker,
     tune_retrieval,
+    tune_tables,
 )
 from pipelines.workshop import Workshop
 from recsys.evaluation.requests import EvaluationSet
 from recsys.ranking.features import FEATURES
 from recsys.ranking.train import Examples, RankerConfig
 from recsys.request import Interaction, Request
-from recsys.retrieval.fit import TablesConfig
-from recsys.retrieval.items import ItemTable
+from recsys.retrieval.fit import IndexedContent, TablesConfig
+from recsys.retrieval.items import ItemTable, empty_table
 from recsys.retrieval.retrieve import SOURCES, TABLES, RetrievalConfig
-from tests.builders import CUTOFF, build_release, build_shop, histories_of, recipe
+from tests.builders import CUTOFF, build_release, build_shop, histories_of, purchases, recipe
 
 
 def nobody(n=0):
@@ -102,6 +104,26 @@ def test_the_decay_and_the_weight_that_were_planted_are_found(release):
     changed = {trial.name: trial for trial in tuner.trials}
     assert changed["retrieval.step_decay.transitions"].ndcg_after == pytest.approx(1.0)
     assert changed["retrieval.step_decay.transitions"].ndcg_before < 1.0
+
+
+def test_the_linear_model_solves_more_together_where_that_finds_more(release):
+    """Who takes an item takes its twin; an inverse of half the items knows half of the twins."""
+    n, n_shoppers = 40, 400
+    first = np.random.default_rng(0).integers(0, n // 2, n_shoppers)
+    events = purchases(np.repeat(np.arange(n_shoppers), 2), np.stack([first, first + n // 2], 1).ravel(), [0.0] * 800)
+    content = IndexedContent(
+        [str(row) for row in range(n)], np.zeros((n, 4), np.float32), release.retrieval.index, empty_table(n),
+        empty_table(n), None,
+    )  # fmt: skip
+    inner = Inner(
+        histories_of(*[[(row, "purchase", 1.0)] for row in range(n // 2)]),
+        [np.array([row + n // 2]) for row in range(n // 2)],
+    )
+    for solved, chosen in ((n // 2, SOLVED_TOGETHER), (n, n)):
+        config = TablesConfig(linear_items=solved, linear_block_items=0)
+        tuner = Tuner(inner, seconds=60, pinned=("tables.shrinkage", "tables.trending_half_life_days"))
+        tuned = tune_tables(tuner, content, release.retrieval, events, config, now=1.0)
+        assert tuned.linear_items == chosen
 
 
 def test_a_few_requests_do_not_reshape_the_trees():

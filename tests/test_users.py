@@ -309,5 +309,5 @@ def test_bad_input_is_named():
         train_user_tower(items, offsets, rows, event_types, ages, targets + 280, config, 0, 1, False)
     with pytest.raises(SchemaError, match=r"\[n, 16\]"):
         exported(make_tower(16, 1)).user_vectors(items, offsets, rows, event_types, ages)
-    with pytest.raises(ConfigError, match=r"user_tower\.interests"):
+    with pytest.raises(ConfigError, match=r"users\.interests"):
         UserTowerConfig(interests=0)

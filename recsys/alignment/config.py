@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from recsys.alignment.fusion import FUSIONS
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, require_at_least
 
 TRAINED = ("info_nce", "siglip", "regression", "clusters")  # by gradient descent, in an ensemble
 CLOSED_FORM = ("cca", "similarity", "conse")
@@ -48,11 +48,8 @@ class AlignmentConfig:
             raise ConfigError(f"alignment.method: expected one of {METHODS}, came {self.method!r}")
         if self.fusion not in FUSIONS:
             raise ConfigError(f"alignment.fusion: expected one of {tuple(FUSIONS)}, came {self.fusion!r}")
-        for name in ("dim", "members", "hidden", "components", "prototypes", "epochs", "max_steps", "patience"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"alignment.{name}: expected at least 1, came {getattr(self, name)}")
-        if self.batch_size < 2:
-            raise ConfigError(f"alignment.batch_size: expected at least 2, came {self.batch_size}")
+        positive = ("dim", "members", "hidden", "components", "prototypes", "epochs", "max_steps", "patience")
+        require_at_least("alignment", self, batch_size=2, **dict.fromkeys(positive, 1))
         for name in ("dropout", "modality_dropout", "held_out"):
             if not 0 <= getattr(self, name) < 1:
                 raise ConfigError(f"alignment.{name}: expected a share in [0, 1), came {getattr(self, name)}")

@@ -6,7 +6,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recsys.alignment.modality import Modality
-from recsys.errors import ConfigError, SchemaError
+from recsys.errors import SchemaError, require_at_least
 
 NEUTRAL_RATING = 3.0  # stands in where none was given
 
@@ -20,9 +20,7 @@ class ReviewConfig:
     half_life_days: float = 730.0  # a review this old counts half; 0: age does not matter
 
     def __post_init__(self) -> None:
-        for name in ("helpfulness", "rating", "half_life_days"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"reviews.{name}: expected 0 or more, came {getattr(self, name)}")
+        require_at_least("reviews", self, helpfulness=0, rating=0, half_life_days=0)
 
 
 def weigh_reviews(

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from recsys.alignment.model import torch_threads
-from recsys.errors import ConfigError, SchemaError
+from recsys.errors import ConfigError, SchemaError, require_at_least
 from recsys.retrieval.users import AGE_EDGES, MAX_HISTORY, N_AGES, Taste, UserTower
 from recsys.schema import EVENT_TYPES
 
@@ -40,12 +40,11 @@ class UserTowerConfig:
     sampled_items: int = 1024  # how many, drawn anew for each batch
 
     def __post_init__(self) -> None:
-        for name in ("dim", "interests", "hidden", "batch_size", "epoch_examples", "patience", "sampled_items"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"user_tower.{name}: expected at least 1, came {getattr(self, name)}")
+        positive = ("dim", "interests", "hidden", "batch_size", "epoch_examples", "patience", "sampled_items")
+        require_at_least("users", self, epochs=0, refresh_epochs=0, **dict.fromkeys(positive, 1))
         for name in ("dropout", "item_dropout", "held_out"):
             if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"user_tower.{name}: expected a share in [0, 1), came {getattr(self, name)}")
+                raise ConfigError(f"users.{name}: expected a share in [0, 1), came {getattr(self, name)}")
 
 
 class _Items(nn.Module):

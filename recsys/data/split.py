@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 import numpy as np
 import numpy.typing as npt
 
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, require_at_least
 
 ENOUGH = 500  # purchases that a window should hold, so that there is something to learn and to judge
 
@@ -27,9 +27,7 @@ class SplitConfig:
     cuts: int = 3
 
     def __post_init__(self) -> None:
-        for name, least in (("window_days", 0), ("cuts", 1)):
-            if not getattr(self, name) >= least:  # NaN is not, either
-                raise ConfigError(f"split.{name}: expected at least {least}, came {getattr(self, name)}")
+        require_at_least("split", self, window_days=0, cuts=1)
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ from tqdm import tqdm
 from recsys.data import synthetic_shoppers as shoppers
 from recsys.data.synthetic_catalogue import TRAITS, Design, describe_items, design_items, trait_matrix, write_reviews
 from recsys.data.synthetic_pictures import save_picture
-from recsys.errors import ConfigError
+from recsys.errors import ConfigError, require_at_least
 from recsys.schema import EVENTS, ITEMS, REVIEWS, validate
 
 _APPEAL = 0.5  # standard deviation of what everybody sees in an item
@@ -46,9 +46,7 @@ class ShopConfig:
     earlier_reviews: float = 1.5  # per item that was there before the period, mean
 
     def __post_init__(self) -> None:
-        for name, least in (("n_items", 50), ("n_users", 2), ("days", 5), ("picture_size", 32)):
-            if getattr(self, name) < least:
-                raise ConfigError(f"ShopConfig.{name}: expected at least {least}, came {getattr(self, name)}")
+        require_at_least("ShopConfig", self, n_items=50, n_users=2, days=5, picture_size=32)
         if self.end.tzinfo is None:
             raise ConfigError(f"ShopConfig.end: expected a time with a time zone (UTC), came {self.end!r}")
 

@@ -7,6 +7,7 @@ import lightgbm as lgb
 import numpy as np
 import numpy.typing as npt
 
+from recsys.errors import ConfigError, require_at_least
 from recsys.histories import Float32, Float64, Int64
 from recsys.ranking.features import FEATURES
 from recsys.ranking.ranker import Ranker
@@ -36,6 +37,12 @@ class RankerConfig:
     truncation: int = 100
     patience: int = 50
     held_out: float = 0.15
+
+    def __post_init__(self) -> None:
+        require_at_least("ranker", self, trees=1, leaves=2, min_leaf=1, truncation=1, patience=1)
+        for name in ("learning_rate", "feature_fraction", "held_out"):
+            if not 0 < getattr(self, name) <= 1:
+                raise ConfigError(f"ranker.{name}: expected a share in (0, 1], came {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

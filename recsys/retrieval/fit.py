@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from recsys.errors import LeakageError
+from recsys.errors import ConfigError, LeakageError, require_at_least
 from recsys.histories import Float32, Float64, Int32, Interactions, moment_of
 from recsys.retrieval.attributes import attribute_table
 from recsys.retrieval.index import IndexConfig, ItemIndex, build_index
@@ -36,6 +36,7 @@ class TablesConfig:
         shrinkage: of the co-purchase cosine.
         heavy_shopper_power: a shopper with L items counts L^-power for each pair.
         linear_items: most bought items that the linear model solves together; see linear_table() for what they cost.
+            Tuning takes more where that finds more.
         linear_block_items: size of the blocks that the others are solved in; 0 leaves them out.
         linear_penalty: its λ, in shoppers.
         linear_content: weight of the item embeddings in it, in shoppers.
@@ -55,6 +56,13 @@ class TablesConfig:
     linear_content: float = 3.0
     linear_attributes: float = 6.0
     trending_half_life_days: float = 1.0
+
+    def __post_init__(self) -> None:
+        require_at_least("tables", self, neighbours=1, max_distance=1, distance_power=0, log_scale=0, shrinkage=0)
+        require_at_least("tables", self, linear_items=0, linear_block_items=0, linear_content=0, linear_attributes=0)
+        for name in ("linear_penalty", "trending_half_life_days"):
+            if not getattr(self, name) > 0:
+                raise ConfigError(f"tables.{name}: expected more than 0, came {getattr(self, name)}")
 
 
 @dataclass(frozen=True)

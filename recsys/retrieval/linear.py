@@ -42,7 +42,8 @@ def linear_table(
         content: (F, α) pairs: F [n, d], unit norm or zero rows, dense ones are centred; α in shoppers, 0 leaves it out.
         n_items: n.
         penalty: λ, in shoppers.
-        max_items: size of the first inverse: 6,000 need about 150 MiB and 5 s on one core.
+        max_items: size of the first inverse: 4,000 need 60 MiB and a second or two of one core, 16,000 need 1 GiB and
+            forty.
         block_items: of the others; 0 leaves the rest without links.
         k: neighbours kept of each item, the largest positive weights.
     Returns:
@@ -97,6 +98,8 @@ def _add_likeness(gram: Float32, vectors: Float32 | sparse.csr_matrix, weight: f
     """gram += weight · F·Fᵀ, in place; dense vectors are centred first, so that what all share counts for nothing."""
     if isinstance(vectors, np.ndarray):
         present = np.linalg.norm(vectors, axis=1) > 0
+        if not present.any():
+            return
         vectors = np.where(present[:, None], vectors - vectors[present].mean(axis=0), 0)
         vectors /= np.maximum(np.linalg.norm(vectors, axis=1, keepdims=True), 1e-9)
     for start in range(0, len(gram), BLOCK):
@@ -107,14 +110,21 @@ def _add_likeness(gram: Float32, vectors: Float32 | sparse.csr_matrix, weight: f
 
 
 def _zero_diagonal_weights(gram: Float32) -> Float32:
-    """B of a symmetric positive definite matrix, which is overwritten."""
-    factor, failed = linalg.lapack.spotrf(gram, lower=False, overwrite_a=True)
+    """B of a symmetric positive definite matrix, in its place: nothing else of its size is made."""
+    # Transposed, a symmetric matrix is itself in the order of columns that LAPACK overwrites.
+    factor, failed = linalg.lapack.spotrf(gram.T, lower=False, overwrite_a=True)
     if failed:
         raise ValueError(f"expected a positive definite matrix; raise the penalty (LAPACK spotrf: {failed})")
     inverse, _ = linalg.lapack.spotri(factor, lower=False, overwrite_c=True)
-    upper = np.triu(inverse, 1)
-    weights: Float32 = upper + upper.T
-    weights /= -np.diag(inverse)
+    scale = -np.diag(inverse)
+    for start in range(0, len(inverse), BLOCK):  # only the upper half was written: mirror it
+        stop = min(start + BLOCK, len(inverse))
+        square = np.triu(inverse[start:stop, start:stop])
+        inverse[start:stop, start:stop] = square + np.triu(square, 1).T
+        inverse[stop:, start:stop] = inverse[start:stop, stop:].T
+    weights: Float32 = inverse.T  # the same, in the order of rows again
+    weights /= scale
+    np.fill_diagonal(weights, 0)
     return weights
 
 

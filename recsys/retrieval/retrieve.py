@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from recsys.errors import require_at_least
 from recsys.histories import Float32, Histories, Int32, Int64
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.items import ItemTable
@@ -62,6 +63,11 @@ class RetrievalConfig:
             {source: 1.0 for source in SOURCES} | {"new": 0.001, "trending": 0.5, "content": 0.5, "attributes": 0.5}
         )
     )
+
+    def __post_init__(self) -> None:
+        require_at_least(
+            "retrieval", self, history_limit=1, depth=1, trending_depth=0, new_depth=0, most=1, exact_items=0
+        )
 
 
 @dataclass(frozen=True)

@@ -20,7 +20,7 @@ router = APIRouter(prefix="/v1", tags=["items"])
 
 
 @router.put(
-    "/items/{item_id}",
+    "/items/{item_id:path}",
     dependencies=[needs_write],
     summary="Create or replace an item",
     responses={201: {"model": ItemOut, "description": "The item is new"}},
@@ -36,7 +36,7 @@ def replace_item(item_id: ItemId, body: ItemBody, service: ServiceDep, response:
     return _noted(service, item_id)
 
 
-@router.patch("/items/{item_id}", dependencies=[needs_write], summary="Change fields of an item")
+@router.patch("/items/{item_id:path}", dependencies=[needs_write], summary="Change fields of an item")
 def change_item(item_id: ItemId, body: ItemPatch, service: ServiceDep) -> ItemOut:
     """Only the fields sent change; null makes one unknown."""
     changes = {name: _or_empty(name, value) for name, value in body.changes().items()}
@@ -45,7 +45,7 @@ def change_item(item_id: ItemId, body: ItemPatch, service: ServiceDep) -> ItemOu
     return _noted(service, item_id)
 
 
-@router.delete("/items/{item_id}", dependencies=[needs_write], status_code=204, summary="Delete an item")
+@router.delete("/items/{item_id:path}", dependencies=[needs_write], status_code=204, summary="Delete an item")
 def remove_item(item_id: ItemId, service: ServiceDep) -> None:
     """Gone from the next answer on. Events that speak of it stay; a later `PUT` brings it back."""
     if not delete_item(service.engine, item_id):

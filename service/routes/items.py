@@ -53,7 +53,7 @@ def similar_items(body: SimilarItemsRequest, service: ServiceDep) -> Recommendat
     )
 
 
-@router.get("/items/{item_id}", dependencies=[needs_read], summary="One item")
+@router.get("/items/{item_id:path}", dependencies=[needs_read], summary="One item")
 def read_item(item_id: ItemId, service: ServiceDep) -> ItemOut:
     """The item as the catalogue holds it now."""
     item = load_item(service, item_id)
