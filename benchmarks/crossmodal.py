@@ -134,8 +134,9 @@ def rows_of(method: str, found: Answer, category: Any, seconds: float) -> tuple[
     rows, ranks = [], {}
     for query, other in (("image", "text"), ("text", "image")):
         direction = f"{query}→{other}"
-        measured = measure(found.sides[query], found.sides[other], category)
-        ranks[direction] = ranks_of(found.sides[query], found.sides[other])
+        likeness = found.sides[query] @ found.sides[other].T - found.hubs[query]
+        measured = measure(likeness, found.sides[query], found.sides[other], category)
+        ranks[direction] = ranks_of(likeness)
         size = {"bytes_per_item": found.aligner.dim * 4, "seconds": round(seconds, 1)}
         rows.append({"method": method, "direction": direction, **measured, **size, **kept})
     return rows, ranks

@@ -10,25 +10,25 @@ Array = NDArray[np.float32]
 NEIGHBOURS_AT = 10
 
 
-def ranks_of(queries: Array, answers: Array) -> NDArray[np.int64]:
+def ranks_of(similarity: Array) -> NDArray[np.int64]:
     """The place of answer i for query i among all answers, from 1; ties count against it.
 
     Args:
-        queries, answers: unit norm, float32 [n, dim].
+        similarity: of each query to each answer, [n, n].
     """
-    similarity = queries @ answers.T
     return np.asarray((similarity >= np.diag(similarity)[:, None]).sum(axis=1))
 
 
-def measure(queries: Array, answers: Array, category: NDArray[Any]) -> dict[str, float]:
+def measure(similarity: Array, queries: Array, answers: Array, category: NDArray[Any]) -> dict[str, float]:
     """Recall of the one right answer, its mean reciprocal rank, mAP by category, and exact queries a second.
 
     Args:
-        queries, answers: unit norm, float32 [n, dim], row i of one belongs to row i of the other.
+        similarity: of each query to each answer, [n, n]; answer i belongs to query i.
+        queries, answers: unit norm, float32 [n, dim], for the speed.
         category: of each product; for mAP every product of the query's category is right.
     """
-    rank = ranks_of(queries, answers)
-    order = np.argsort(-(queries @ answers.T), axis=1, kind="stable")
+    rank = ranks_of(similarity)
+    order = np.argsort(-similarity, axis=1, kind="stable")
     right = category[order] == category[:, None]
     precision = np.cumsum(right, axis=1) / np.arange(1, len(answers) + 1)
     average_precision = (precision * right).sum(axis=1) / right.sum(axis=1)

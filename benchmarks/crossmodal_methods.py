@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 from recsys.alignment.concepts import Concepts
 from recsys.alignment.fusion import FUSIONS
 from recsys.alignment.graph import with_neighbours
+from recsys.alignment.hubs import SHARE
 from recsys.alignment.modality import Modality
 from recsys.alignment.model import Aligner
 from recsys.alignment.train import AlignmentConfig, train_alignment
@@ -32,16 +33,19 @@ class Method:
         single: one objective alone; the default is compared with the best of these.
         fused: both sides pass through the fusion, which a query of one modality usually need not.
         purchases: needs to know what was bought together.
+        corrected: what lies near to every question stands back, as in the shipped search; the others are compared bare.
     """
 
     config: AlignmentConfig
     single: bool = False
     fused: bool = False
     purchases: bool = False
+    corrected: bool = False
 
 
 METHODS: dict[str, Method] = {
-    "default": Method(DEFAULT),
+    "default": Method(DEFAULT, corrected=True),
+    "default, hubs left": Method(DEFAULT),
     "similarity": Method(replace(DEFAULT, method="similarity"), single=True),
     "ConSE": Method(replace(DEFAULT, method="conse"), single=True),
     "CCA": Method(replace(DEFAULT, method="cca"), single=True),
@@ -99,6 +103,7 @@ class Answer:
     sides: Mapping[str, Array]  # "image" and "text" → unit norm [test, dim]
     whole: Array  # unit norm [test, dim]
     parts: Mapping[str, Array]  # side that is missing → unit norm [test, dim]
+    hubs: Mapping[str, Array]  # side that is asked → what is taken off the other's likeness, [test]
 
 
 def answer(method: Method, material: Material, seed: int, threads: int) -> Answer:
@@ -137,6 +142,10 @@ def answer(method: Method, material: Material, seed: int, threads: int) -> Answe
         sides=alone,
         whole=embed(*SIDES),
         parts={name: embed(*(other for other in SIDES if other != name)) for name in SIDES},
+        hubs={
+            asked: SHARE * aligner.hubness(alone[other])[asked] if method.corrected else np.zeros(len(alone[other]))
+            for asked, other in (SIDES, SIDES[::-1])
+        },
     )
 
 

@@ -119,7 +119,9 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("fit to the end"):
         release = workshop.ranked_release(published.windows, end)
     with stages.stage("index the words"):
-        words = build_search(items, reviews, aligner, encoded.modalities, Path(config.paths.images), config.threads)
+        words = build_search(
+            items, reviews, aligner, encoded.modalities, vectors.fused, Path(config.paths.images), config.threads
+        )
         release = replace(release, search=words, manifest=replace(release.manifest, catalogue_seen=seen))
     with stages.stage("save"):
         saved = _save(release, aligner, encoded, judgement, config, workshop)

@@ -12,6 +12,7 @@ from recsys.alignment.model import Aligner
 from recsys.alignment.spaces import embedding_parts
 from recsys.content import picture_file, reviewed_text, searched_text
 from recsys.encoders.text import item_text
+from recsys.histories import Float32
 from recsys.search_index import SearchIndex, content_keys
 from recsys.words import build_vocabulary, build_words
 
@@ -23,6 +24,7 @@ def build_search(
     reviews: pl.DataFrame,
     aligner: Aligner,
     modalities: Mapping[str, Modality],
+    vectors: Float32,
     images_root: Path,
     threads: int,
 ) -> SearchIndex:
@@ -31,6 +33,7 @@ def build_search(
     Args:
         items, reviews: ITEMS and REVIEWS frames; rows of ``items`` are rows of the release.
         aligner, modalities: what made the embeddings.
+        vectors: the embeddings, float32 [n, d].
         images_root: of relative picture paths.
         threads: of torch.
     """
@@ -42,6 +45,7 @@ def build_search(
         words=build_words(searched_text(*each) for each in items.select(_SAID).iter_rows()),
         reviews=build_words(_reviews_by_row(items, reviews)),
         parts=embedding_parts(aligner, modalities, threads),
+        hubs=aligner.hubness(vectors),
         content=np.array(keys, np.uint64),
         codes=names | {"attributes": build_vocabulary(attribute_names(items))},
     )

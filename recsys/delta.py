@@ -39,6 +39,7 @@ class LateItem:
         attributes: int32 [a], as in FeatureTables.
         spaces: for each of SPACES a vector, zero where unknown.
         parts: modality → what it adds to the embedding.
+        hubs: what may be asked with → how near the item lies to such questions at all.
         neighbours: rows and likeness of the items nearest to it, int32 [k] and float32 [k].
         said, reviewed: word → how often the shop, or its reviewers, say it.
     """
@@ -52,6 +53,7 @@ class LateItem:
     attributes: Int32
     spaces: Mapping[str, npt.NDArray[Any]]
     parts: Mapping[str, npt.NDArray[Any]]
+    hubs: Mapping[str, float]
     neighbours: tuple[Int32, Float32]
     said: Mapping[str, int]
     reviewed: Mapping[str, int]
@@ -233,6 +235,7 @@ def extend(release: Release, late: Sequence[LateItem]) -> Release:
                 name: stacked(part, [item.parts.get(name, np.zeros(part.shape[1])) for item in late])
                 for name, part in search.parts.items()
             },
+            hubs={name: stacked(hub, [item.hubs.get(name, 0.0) for item in late]) for name, hub in search.hubs.items()},
         ),
     )
     # What the cached property would compute, without copying a million ids.

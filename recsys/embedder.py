@@ -63,12 +63,14 @@ class Embedded:
         fused: float32 [m, d], unit norm or zero.
         parts: modality → float16 [m, d], what it adds to ``fused``.
         spaces: "image" and "text" → float16 [m, d'], as far as the release keeps them.
+        hubs: what may be asked with → float32 [m]; see recsys/alignment/hubs.py.
         failures: position → why its picture could not be read.
     """
 
     fused: Float32
     parts: Mapping[str, npt.NDArray[np.float16]] = field(default_factory=dict)
     spaces: Mapping[str, npt.NDArray[np.float16]] = field(default_factory=dict)
+    hubs: Mapping[str, Float32] = field(default_factory=dict)
     failures: Mapping[int, str] = field(default_factory=dict)
 
 
@@ -166,8 +168,10 @@ class Embedder:
         modalities, failures = self._encode(contents, aligner.shape.modalities)
         if not modalities:
             return Embedded(np.zeros((len(contents), aligner.dim), np.float32))
+        fused = aligner.embed(modalities)
         return Embedded(
-            fused=aligner.embed(modalities),
+            fused=fused,
+            hubs=aligner.hubness(fused),
             parts=embedding_parts(aligner, modalities),
             spaces={name: spaces[name].place(modalities[name]) for name in spaces if name in modalities},
             failures=failures,

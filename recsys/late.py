@@ -138,6 +138,7 @@ def _late_item(
         attributes=_attributes(release, row, item),
         spaces=spaces | {"fused": fused},
         parts={} if embedded is None else {name: part[number] for name, part in embedded.parts.items()},
+        hubs={} if embedded is None else {name: float(hub[number]) for name, hub in embedded.hubs.items()},
         neighbours=_neighbours(release, row, fused),
         said=Counter(words_of(_said(item))),
         reviewed=Counter(words_of(reviewed_text((review.text, review.helpful_votes) for review in item.reviews))),

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
+from recsys.alignment.hubs import SHARE
 from recsys.artifacts import Release
 from recsys.errors import UnreadableImage
 from recsys.histories import Float32, Int32
@@ -43,6 +44,12 @@ class Query:
     picture: bytes | None = None
     limit: int = 24
     explain: bool = False
+
+    @property
+    def kinds(self) -> list[str]:
+        """What is asked with: "text", "image" or both."""
+        given = (("text", self.words), ("image", self.picture))
+        return [kind for kind, what in given if what is not None]
 
     @property
     def words(self) -> str | None:
@@ -78,7 +85,8 @@ class Found:
 
     Attributes:
         rows: int32 [c], ascending.
-        meaning: float32 [c], cosine to the query; NaN where the query or the item has no vector.
+        meaning: float32 [c], cosine to the query less what the item owes to being a hub, see recsys/alignment/hubs.py;
+            NaN where the query or the item has no vector.
         said: float32 [c], BM25 over what the shop says; 0 where it says none of the words.
         reviewed: float32 [c], the same over the reviews.
         literal: float32 [c], see SearchConfig.literal; 0 unless every word is said.
@@ -128,7 +136,7 @@ def search(
         fallback = "without_encoder"
     elif query.words is not None and release.search is None:
         fallback = "without_words"
-    found = _candidates(release, vector, words, mask, config)
+    found = _candidates(release, vector, query.kinds, words, mask, config)
     scores = _blend(found, config)
     best = np.argsort(-scores, kind="stable")[: query.limit]
     reasons: Sequence[tuple[Reason, ...]] = [()] * len(best)
@@ -164,6 +172,7 @@ def _embedded(release: Release, query: Query) -> Float32 | None:
 def _candidates(
     release: Release,
     vector: Float32 | None,
+    asked: Sequence[str],
     words: Sequence[str],
     allowed: npt.NDArray[np.bool_],
     config: SearchConfig,
@@ -182,12 +191,20 @@ def _candidates(
     meaning = np.full(len(rows), np.nan, np.float32)
     if vector is not None:
         vectors = np.asarray(release.retrieval.embeddings[rows], np.float32)
-        meaning = np.where(vectors.any(axis=1), vectors @ vector, np.nan).astype(np.float32)
+        likeness = vectors @ vector - np.float32(SHARE) * _hubness(release, asked, rows)
+        meaning = np.where(vectors.any(axis=1), likeness, np.nan).astype(np.float32)
     if said is None or reviewed is None:
         nothing = np.zeros(len(rows), np.float32)
         return Found(rows, meaning, nothing, nothing, nothing)
     literal = np.isin(rows, said.whole, kind="sort") * np.float32(said.telling)
     return Found(rows, meaning, said.total[rows], reviewed.total[rows], literal.astype(np.float32))
+
+
+def _hubness(release: Release, asked: Sequence[str], rows: Int32) -> Float32:
+    """The items' hubness for what is asked with, float32 [c]; the mean of both kinds where both are."""
+    hubs = release.search.hubs if release.search is not None else {}
+    known = [np.asarray(hubs[kind][rows], np.float32) for kind in asked if kind in hubs]
+    return np.mean(known, axis=0, dtype=np.float32) if known else np.zeros(len(rows), np.float32)
 
 
 def _nearest(release: Release, vector: Float32, allowed: npt.NDArray[np.bool_], depth: int) -> Int32:

@@ -2,6 +2,7 @@
 
     words/, reviews/        BM25 over what the shop says of an item, and over what its reviewers say
     parts.<modality>.npy    float16 [n, d]: what each modality adds to each item's embedding
+    hubs.<kind>.npy         float32 [n]: how near each item lies to questions of that kind at all
     content.npy             uint64 [n, 2]: keys of what each item said and looked like, to tell a changed one
     <name>.*.npy            the names behind the codes of category, brand, family and attributes
 
@@ -10,7 +11,7 @@ A release of before has none of it, and answers all the same: by meaning alone.
 
 import hashlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,7 @@ class SearchIndex:
     Attributes:
         words, reviews: BM25.
         parts: modality → float16 [n, d]; see embedding_parts().
+        hubs: "image" and "text", what may be asked with → float32 [n]; see recsys/alignment/hubs.py.
         content: uint64 [n, 2]; see content_keys().
         codes: for each of CODES the names, ascending; the position of a name is its code.
     """
@@ -38,13 +40,15 @@ class SearchIndex:
     parts: Mapping[str, npt.NDArray[Any]]
     content: npt.NDArray[np.uint64]
     codes: Mapping[str, Vocabulary]
+    hubs: Mapping[str, npt.NDArray[Any]] = field(default_factory=dict)
 
     def save(self, folder: Path) -> None:
         """Write into ``folder``."""
         self.words.save(folder / "words")
         self.reviews.save(folder / "reviews")
-        for name, part in self.parts.items():
-            np.save(folder / f"parts.{name}.npy", part)
+        for kind, arrays in (("parts", self.parts), ("hubs", self.hubs)):
+            for name, array in arrays.items():
+                np.save(folder / f"{kind}.{name}.npy", array)
         np.save(folder / "content.npy", self.content)
         for name, names in self.codes.items():
             names.save(folder, name)
@@ -58,13 +62,20 @@ def load_search_index(folder: Path) -> SearchIndex | None:
     """
     if not (folder / "content.npy").is_file():
         return None
-    parts = {file.name.removeprefix("parts.").removesuffix(".npy"): file for file in sorted(folder.glob("parts.*.npy"))}
+    parts, hubs = (
+        {
+            file.name.removeprefix(f"{kind}.").removesuffix(".npy"): np.asarray(np.load(file, mmap_mode="r"))
+            for file in sorted(folder.glob(f"{kind}.*.npy"))
+        }
+        for kind in ("parts", "hubs")
+    )
     return SearchIndex(
         words=load_words(folder / "words"),
         reviews=load_words(folder / "reviews"),
-        parts={name: np.asarray(np.load(file, mmap_mode="r")) for name, file in parts.items()},
+        parts=parts,
         content=np.asarray(np.load(folder / "content.npy", mmap_mode="r")),
         codes={name: load_vocabulary(folder, name) for name in CODES},
+        hubs=hubs,
     )
 
 

@@ -50,10 +50,11 @@ def searchable() -> tuple[Path, Path, str]:
         aligner.save(into)
         save_spaces(encoded.spaces, into)
 
+    vectors = aligner.embed(encoded.modalities)
     release = build_release(
         folder / "releases",
-        vectors=aligner.embed(encoded.modalities),
-        search=build_search(frame, reviews, aligner, encoded.modalities, pictures, threads=1),
+        vectors=vectors,
+        search=build_search(frame, reviews, aligner, encoded.modalities, vectors, pictures, threads=1),
         spaces={name: encoded.likeness(name, len(frame)) for name in ("image", "text")},
         save_aligner=save_aligner,
         text_encoder=asdict(config.text_encoder),

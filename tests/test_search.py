@@ -61,6 +61,19 @@ def test_meaning_alone_is_the_order_of_the_cosine(release):
     assert search(knowing(release, "gold-005"), Query(picture=b"p", limit=10)).fallback == "full"
 
 
+def test_what_is_near_to_every_question_of_its_kind_stands_back(release):
+    """By twice the difference to the second, so that it comes second; only where it is asked with that kind."""
+    asked = knowing(release, "gold-005")
+    fused = np.asarray(release.tables.spaces["fused"], np.float32)
+    first, second = np.argsort(-(fused @ vector_of(release, "gold-005")), kind="stable")[:2].tolist()
+    hubs = np.zeros(N_ITEMS, np.float32)
+    hubs[first] = 2.1 * ((fused[first] - fused[second]) @ vector_of(release, "gold-005"))
+    asked = replace(asked, search=replace(release.search, hubs={"image": hubs}))
+    by_picture, by_words = search(asked, Query(picture=b"p", limit=3)), search(asked, Query("zzz", limit=3))
+    assert shown(by_picture)[:2] == [release.item_ids[second], release.item_ids[first]]
+    assert shown(by_words)[:2] == [release.item_ids[first], release.item_ids[second]]
+
+
 def test_words_alone_are_the_order_of_bm25(release):
     slate = search(release, Query("Squeaks RED", limit=30))
     assert slate.fallback == "without_encoder"

@@ -20,12 +20,14 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.alignment.ensemble import Ensemble, Member, Shape
+from recsys.alignment.hubs import BANK, hubness
 from recsys.alignment.modality import Modality
 from recsys.errors import ReleaseError, SchemaError
 
 __all__ = ["Aligner", "Member", "Modality", "Shape", "load_aligner", "torch_threads"]
 
 WORDS = ("text", "reviews")  # modalities of words, both read by the text encoder
+ASKED = "asked."  # before the names of the banks among the saved weights
 CHUNK = 4096  # rows embedded at once: bounds memory, not the result
 
 
@@ -47,11 +49,19 @@ class Aligner:
         dim: width of the space.
         history: one entry per epoch and member: {"member", "epoch", "loss" (training, nats), "quality" (held-out mean
             reciprocal rank)}.
+        asked: "image" and "text" → unit norm float32 [b, dim], questions of that kind as they lie in the space: what
+            its items look like, and what is said of them. See :meth:`hubness`.
     """
 
-    def __init__(self, ensemble: Ensemble, history: list[dict[str, float]]) -> None:
+    def __init__(
+        self,
+        ensemble: Ensemble,
+        history: list[dict[str, float]],
+        asked: Mapping[str, NDArray[np.float32]] | None = None,
+    ) -> None:
         self.ensemble = ensemble.eval()
         self.history = history
+        self.asked = dict(asked or {})
         self.shape = ensemble.shape
         self.dim = ensemble.shape.dim
 
@@ -142,6 +152,26 @@ class Aligner:
         there = np.ones(len(vectors), bool)
         return self.embed({name: Modality(vectors, there) for name in names}, threads)
 
+    def know_questions(self, modalities: Mapping[str, Modality], rows: NDArray[np.int64], seed: int) -> None:
+        """Keep a bank of questions, drawn from what the items of ``rows`` look like and what is said of them."""
+        order = np.random.default_rng(seed).permutation(rows)
+        for name in ("image", "text"):
+            if name in modalities:
+                some = np.sort(order[modalities[name].present[order]][:BANK])
+                vectors = np.asarray(modalities[name].vectors[some], np.float32)
+                self.asked[name] = self.embed_words(vectors) if name == "text" else self.embed_modality(name, vectors)
+
+    def hubness(self, vectors: NDArray[np.float32]) -> dict[str, NDArray[np.float32]]:
+        """How near vectors of this space lie to questions of each kind at all; see recsys/alignment/hubs.py.
+
+        Args:
+            vectors: unit norm or zero, float32 [n, dim].
+
+        Returns:
+            "image" and "text", as far as there is a bank of them → float32 [n].
+        """
+        return {name: hubness(vectors, asked) for name, asked in self.asked.items()}
+
     def _check(self, name: str, vectors: NDArray[np.float32]) -> None:
         width = self.shape.modalities.get(name)
         if width is None:
@@ -160,6 +190,7 @@ class Aligner:
         folder = Path(path)
         folder.mkdir(parents=True, exist_ok=True)
         weights = {name: tensor.contiguous() for name, tensor in self.ensemble.state_dict().items()}
+        weights |= {ASKED + name: torch.from_numpy(vectors) for name, vectors in self.asked.items()}
         save_file(weights, str(folder / "aligner.safetensors"))
         # as lists: the order of the modalities is the order of the tokens
         shape = self.shape.__dict__ | {
@@ -183,8 +214,10 @@ def load_aligner(path: Path | str) -> Aligner:
         concepts = {name: (sizes[0], sizes[1]) for name, sizes in given.get("concepts", [])}
         shape = Shape(**given | {"modalities": dict(given["modalities"]), "concepts": concepts})
         ensemble = Ensemble(shape)
-        ensemble.load_state_dict(load_file(str(folder / "aligner.safetensors")))
-        return Aligner(ensemble, about["history"])
+        weights = load_file(str(folder / "aligner.safetensors"))
+        asked = {name.removeprefix(ASKED): weights.pop(name).numpy() for name in list(weights) if ASKED in name}
+        ensemble.load_state_dict(weights)
+        return Aligner(ensemble, about["history"], asked)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise ReleaseError(
             f"{folder}: expected a saved aligner (aligner.json, aligner.safetensors): {error}"

@@ -77,7 +77,9 @@ def train_alignment(
         torch.manual_seed(seed)
         ensemble = Ensemble(_shape(modalities, config, concepts or {}), config.temperature)
         if config.method in CLOSED_FORM:
-            return Aligner(ensemble, _compute(ensemble, modalities, pairs, config, seed, held_out, concepts or {}))
+            aligner = Aligner(ensemble, _compute(ensemble, modalities, pairs, config, seed, held_out, concepts or {}))
+            aligner.know_questions(modalities, _usable(modalities, held_out), seed)
+            return aligner
         examples = prepare_examples(modalities, pairs, config, ensemble, np.random.default_rng(seed), held_out)
         epochs = _n_epochs(config, len(examples.fit_rows))
         with (
@@ -92,7 +94,9 @@ def train_alignment(
             history = [epoch for job in jobs for epoch in job.result()]
         with torch.inference_mode():
             ensemble.fit_compression(_all_outputs(ensemble, examples))
-    return Aligner(ensemble, history)
+        aligner = Aligner(ensemble, history)
+        aligner.know_questions(modalities, _usable(modalities, held_out), seed)
+    return aligner
 
 
 def _shape(modalities: Mapping[str, Modality], config: AlignmentConfig, concepts: Mapping[str, Concepts]) -> Shape:
@@ -157,11 +161,14 @@ def _check(modalities: Mapping[str, Modality], pairs: NDArray[np.int32], held_ou
         raise SchemaError(f"train_alignment: expected pairs [p, 2] of rows below {n}, came shape {pairs.shape}")
     if held_out is not None and held_out.shape != (n,):
         raise SchemaError(f"train_alignment: expected held_out [{n}], came {held_out.shape}")
-    usable = np.asarray(np.stack([modality.present for modality in modalities.values()]).any(axis=0))
-    if held_out is not None:
-        usable &= ~held_out
-    if usable.sum() < 2:
-        raise SchemaError(f"train_alignment: expected at least 2 items with any modality, came {usable.sum()}")
+    if (usable := len(_usable(modalities, held_out))) < 2:
+        raise SchemaError(f"train_alignment: expected at least 2 items with any modality, came {usable}")
+
+
+def _usable(modalities: Mapping[str, Modality], held_out: NDArray[np.bool_] | None) -> NDArray[np.int64]:
+    """Rows that have any modality and are not held out by the caller."""
+    usable = np.stack([modality.present for modality in modalities.values()]).any(axis=0)
+    return np.flatnonzero(usable if held_out is None else usable & ~held_out)
 
 
 def _n_epochs(config: AlignmentConfig, n_items: int) -> int:
