@@ -12,6 +12,7 @@ import resource
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -98,14 +99,16 @@ def build_release(titles: list[str], folder: Path) -> tuple[Release, dict[str, f
     release = Release(
         manifest=Manifest(
             version="", data_cutoff=CUTOFF, embedding_cutoff=CUTOFF, code_commit="",
-            config={"retrieval": {}, "text_encoder": {"model": "minilm-l6"}, "image_encoder": {}}, metrics={},
-            index_kind=index.kind, index_recall=index.recall, n_items=n_items, dim=DIM,
+            config={"retrieval": {}, "text_encoder": asdict(TextEncoderConfig()), "image_encoder": {}}, metrics={},
+            index_kind=index.kind, index_recall=index.recall, taste_index_kind=index.kind,
+            taste_index_recall=index.recall, n_items=n_items, dim=DIM,
         ),
         item_ids=item_ids,
         titles=titles,
         in_stock=np.ones(n_items, bool),
         retrieval=Retrieval(
-            index=index, embeddings=vectors, tower=_tower(), tables=dict.fromkeys(TABLES, empty_table(n_items)),
+            index=index, embeddings=vectors, tower=_tower(), taste=vectors, taste_index=index,
+            tables=dict.fromkeys(TABLES, empty_table(n_items)),
             trending=np.zeros(n_items, np.float32), trending_rows=np.zeros(0, np.int32),
             newest=np.arange(n_items, dtype=np.int32), config=RetrievalConfig(),
         ),
@@ -121,6 +124,7 @@ def build_release(titles: list[str], folder: Path) -> tuple[Release, dict[str, f
             words=words, reviews=build_words([None] * n_items),
             parts={"text": vectors.astype(np.float16)}, content=np.zeros((n_items, 2), np.uint64),
             codes={name: build_vocabulary([]) for name in ("category", "brand", "family", "attributes")},
+            hubs=aligner.hubness(vectors),
         ),
     )  # fmt: skip
     return save_release(release, folder, aligner.save), took
@@ -130,7 +134,8 @@ def _tower() -> UserTower:
     nothing = {
         "query": (DIM, 1), "affinity": (DIM, DIM), "affinity_weight": (1,), "by_position": (MAX_HISTORY, 1),
         "by_age": (N_AGES, 1), "by_gap": (N_AGES, 1), "by_type": (len(EVENT_TYPES), 1), "turn_last": (DIM, DIM),
-        "inner": (2 * DIM, 1), "inner_bias": (1,), "outer": (1, DIM),
+        "inner": (2 * DIM, 1), "inner_bias": (1,), "outer": (1, DIM), "log_scale": (1,),
+        "item_turn": (DIM, DIM),
     }  # fmt: skip
     weights = {name: np.zeros(shape, np.float32) for name, shape in nothing.items()}
     return UserTower(turn=np.eye(DIM, dtype=np.float32), **weights)

@@ -130,8 +130,13 @@ class Member(nn.Module):
         return cast(Head, self.heads[name])
 
     def tokens(self, inputs: Mapping[str, Tensor], generator: torch.Generator | None = None) -> Tensor:
-        """Unit-norm projections: {name: [batch, kept]} → [batch, m, dim]; noisy where given a generator."""
-        return torch.stack([head(inputs[name], generator) for name, head in self.heads.items()], dim=1)
+        """Unit-norm projections: {name: [batch, kept]} → [batch, m, dim]; noisy where given a generator.
+
+        Zero for a modality that is not among ``inputs``: a query of words pays for no picture.
+        """
+        made = {name: head(inputs[name], generator) for name, head in self.heads.items() if name in inputs}
+        nothing = torch.zeros_like(next(iter(made.values())))
+        return torch.stack([made.get(name, nothing) for name in self.heads], dim=1)
 
     def fuse(self, tokens: Tensor, present: Tensor) -> Tensor:
         """[batch, m, dim], [batch, m] → unit-norm [batch, dim]."""

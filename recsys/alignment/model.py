@@ -96,9 +96,8 @@ class Aligner:
                 here = torch.from_numpy(present[rows])
                 inputs = {
                     name: self._components(name, modalities[name].vectors[rows], here[:, position])
-                    if name in modalities
-                    else torch.zeros(len(here), self.shape.kept(name))
                     for position, name in enumerate(self.shape.modalities)
+                    if name in modalities
                 }
                 fused = F.normalize(self.ensemble.fuse(inputs, here) @ self.ensemble.compression, dim=1)
                 embedded[rows] = (fused * here.any(dim=1, keepdim=True)).numpy()
