@@ -106,6 +106,31 @@ def test_the_decay_and_the_weight_that_were_planted_are_found(release):
     assert changed["retrieval.step_decay.transitions"].ndcg_before < 1.0
 
 
+def test_where_one_source_knows_it_all_the_others_fall_behind_at_once(release):
+    """Ten sources agree on the wrong items. No single weight can be changed for the better: only the lead can."""
+    n = len(release.item_ids)
+    items = np.arange(n, dtype=np.int32)
+
+    def linked(step):
+        return ItemTable(
+            (items[:, None] + step + np.arange(12)) % n, np.linspace(2, 1, 12, dtype=np.float32) + items[:, None] * 0
+        )
+
+    tables = {name: linked(3 if name == "linear" else 30) for name in TABLES}
+    tables = {
+        name: ItemTable(t.neighbours.astype(np.int32), t.weights.astype(np.float32)) for name, t in tables.items()
+    }
+    config = RetrievalConfig(fusion_weight=dict.fromkeys(SOURCES, 1.0), depth=20)
+    retrieval = replace(release.retrieval, tables=tables, config=config, taste_index=None)
+    inner = Inner(
+        histories_of(*[[(row, "purchase", 1.0)] for row in range(n)]), [np.array([(row + 3) % n]) for row in range(n)]
+    )
+    tuner = Tuner(inner, seconds=60)
+    tuned = tune_retrieval(tuner, retrieval)
+    assert [(trial.before, trial.after) for trial in tuner.trials if trial.name == "retrieval.lead"] == [("", "linear")]
+    assert tuned.fusion_weight["linear"] > 10 * tuned.fusion_weight["copurchase"]
+
+
 def test_the_linear_model_solves_more_together_where_that_finds_more(release):
     """Who takes an item takes its twin; an inverse of half the items knows half of the twins."""
     n, n_shoppers = 40, 400
