@@ -274,7 +274,7 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
 
     # One weight at a time never gets from "all alike" to "mostly this one", which is best where one source knows most.
     lead = tuner.choose(
-        "retrieval.lead", "", SOURCES, lambda source: inner.ndcg(ranks_by(led_by(source, config.fusion_weight)))
+        "retrieval.lead", "none", SOURCES, lambda source: inner.ndcg(ranks_by(led_by(source, config.fusion_weight)))
     )
     weights = led_by(lead, config.fusion_weight)
     for _ in range(2):
@@ -300,10 +300,10 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
 
 
 def led_by(source: str, weights: Mapping[str, float]) -> dict[str, float]:
-    """``weights`` with one source far above the others; as they are for ""."""
-    return (
-        {name: 0.05 * weight for name, weight in weights.items()} | {source: WEIGHTS[-1]} if source else dict(weights)
-    )
+    """``weights`` with one source far above the others; as they are for "none"."""
+    if source not in weights:
+        return dict(weights)
+    return {name: 0.05 * weight for name, weight in weights.items()} | {source: WEIGHTS[-1]}
 
 
 def tune_ranker(
