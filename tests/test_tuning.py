@@ -127,7 +127,8 @@ def test_where_one_source_knows_it_all_the_others_fall_behind_at_once(release):
     )
     tuner = Tuner(inner, seconds=60)
     tuned = tune_retrieval(tuner, retrieval)
-    assert [(trial.before, trial.after) for trial in tuner.trials if trial.name == "retrieval.lead"] == [("none", "linear")]
+    led = [trial for trial in tuner.trials if trial.name == "retrieval.lead"]
+    assert [(trial.before, trial.after) for trial in led] == [("none", "linear")]
     assert tuned.fusion_weight["linear"] > 10 * tuned.fusion_weight["copurchase"]
 
 
