@@ -41,10 +41,10 @@ FOOT = """## What helps, and what does not
   moment, and the ranker over both each find what the others miss.
 - **Baskets**: the linear model with content knows nearly all that there is to know. Mixing it with other sources as
   equals is worse than it alone, so tuning may put one source in the lead; the ranker then adds little.
-- **The next day**: most of what can be found are repeats, and which of somebody's things come again is hardly to be told
-  from one week. Ours leads by the rest.
-- **Newcomers**: nobody knows anything of them but what sells. Ours and the last day's best sellers take turns in front,
-  run by run, by less than chance would give.
+- **The next day**: most of what can be found are repeats, and which of somebody's things come again is hardly to be
+  told from one week. Ours leads by the rest.
+- **Newcomers**: nobody knows anything of them but what sells. From one version to the next, ours stood now a little
+  before the last day's best sellers and now a little behind.
 - **Cold articles**: picture and words together find far more than either, and the ranker learns their order from items
   whose past was hidden from it.
 - **Not found to help**: other objectives than LambdaRank (XE-NDCG, binary), rankers mixed or bagged, more requests or
