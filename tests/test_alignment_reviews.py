@@ -85,7 +85,7 @@ def test_bad_input_is_named():
         pool([X], [2])
     with pytest.raises(SchemaError, match="one length"):
         pool([X], [0, 1])
-    with pytest.raises(ConfigError, match=r"reviews\.rating: expected 0 or more, came -1"):
+    with pytest.raises(ConfigError, match=r"reviews\.rating: expected at least 0, came -1"):
         ReviewConfig(rating=-1)
 
 
