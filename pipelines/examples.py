@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from recsys.artifacts import Release
-from recsys.errors import ConfigError, require_at_least
+from recsys.errors import require_at_least, require_share
 from recsys.evaluation.requests import EvaluationSet
 from recsys.ranking.train import Examples
 from recsys.recommend import BATCH, score_inputs
@@ -36,8 +36,7 @@ class ExamplesConfig:
 
     def __post_init__(self) -> None:
         require_at_least("examples", self, max_requests=1, newcomers=0, negatives=1, hidden_draws=0, tower_examples=1)
-        if not 0 <= self.hidden_share < 1:
-            raise ConfigError(f"examples.hidden_share: expected a share in [0, 1), came {self.hidden_share}")
+        require_share("examples", self, "hidden_share")
 
 
 def rank_examples(

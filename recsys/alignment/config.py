@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 
 from recsys.alignment.fusion import FUSIONS
-from recsys.errors import ConfigError, require_at_least
+from recsys.errors import ConfigError, require_at_least, require_positive, require_share
 
 TRAINED = ("info_nce", "siglip", "regression", "clusters")  # by gradient descent, in an ensemble
 CLOSED_FORM = ("cca", "similarity", "conse")
@@ -50,12 +50,7 @@ class AlignmentConfig:
             raise ConfigError(f"alignment.fusion: expected one of {tuple(FUSIONS)}, came {self.fusion!r}")
         positive = ("dim", "members", "hidden", "components", "prototypes", "epochs", "max_steps", "patience")
         require_at_least("alignment", self, batch_size=2, **dict.fromkeys(positive, 1))
-        for name in ("dropout", "modality_dropout", "held_out"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"alignment.{name}: expected a share in [0, 1), came {getattr(self, name)}")
-        for name in ("noise", "hardness", "adversarial_weight", "fusion_weight", "behaviour_weight"):
-            if not getattr(self, name) >= 0:
-                raise ConfigError(f"alignment.{name}: expected 0 or more, came {getattr(self, name)}")
-        for name in ("temperature", "lr"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"alignment.{name}: expected more than 0, came {getattr(self, name)}")
+        weights = ("noise", "fusion_weight", "behaviour_weight", "hardness", "adversarial_weight", "weight_decay")
+        require_at_least("alignment", self, **dict.fromkeys(weights, 0))
+        require_share("alignment", self, "dropout", "modality_dropout", "held_out")
+        require_positive("alignment", self, "temperature", "lr")

@@ -12,7 +12,7 @@ from torch.nn import functional as F
 from tqdm import tqdm
 
 from recsys.alignment.model import torch_threads
-from recsys.errors import ConfigError, SchemaError, require_at_least
+from recsys.errors import SchemaError, require_at_least, require_positive, require_share
 from recsys.retrieval.users import AGE_EDGES, MAX_HISTORY, N_AGES, Taste, UserTower
 from recsys.schema import EVENT_TYPES
 
@@ -42,9 +42,9 @@ class UserTowerConfig:
     def __post_init__(self) -> None:
         positive = ("dim", "interests", "hidden", "batch_size", "epoch_examples", "patience", "sampled_items")
         require_at_least("users", self, epochs=0, refresh_epochs=0, **dict.fromkeys(positive, 1))
-        for name in ("dropout", "item_dropout", "held_out"):
-            if not 0 <= getattr(self, name) < 1:
-                raise ConfigError(f"users.{name}: expected a share in [0, 1), came {getattr(self, name)}")
+        require_at_least("users", self, popularity_weight=0, weight_decay=0)
+        require_share("users", self, "dropout", "item_dropout", "held_out")
+        require_positive("users", self, "temperature", "lr")
 
 
 class _Items(nn.Module):

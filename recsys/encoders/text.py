@@ -14,6 +14,7 @@ import numpy.typing as npt
 
 from recsys.encoders.cache import VectorCache
 from recsys.encoders.encode import Encoded, EncodedBatch, Job, encode_cached, fingerprint_of, parse_model_name
+from recsys.errors import require_at_least
 
 if TYPE_CHECKING:
     from recsys.encoders.text_networks import TextNetwork
@@ -37,6 +38,9 @@ class TextEncoderConfig:
     model: str = "minilm-l6:layers"
     max_tokens: int = 256
     precision: str = "auto"
+
+    def __post_init__(self) -> None:
+        require_at_least("text_encoder", self, max_tokens=3)  # a word, and the marks of start and end
 
 
 class TextEncoder:

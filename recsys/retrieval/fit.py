@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import sparse
 
-from recsys.errors import ConfigError, LeakageError, require_at_least
+from recsys.errors import LeakageError, require_at_least, require_positive
 from recsys.histories import Float32, Float64, Int32, Interactions, moment_of
 from recsys.retrieval.attributes import attribute_table
 from recsys.retrieval.index import IndexConfig, ItemIndex, build_index
@@ -60,9 +60,8 @@ class TablesConfig:
     def __post_init__(self) -> None:
         require_at_least("tables", self, neighbours=1, max_distance=1, distance_power=0, log_scale=0, shrinkage=0)
         require_at_least("tables", self, linear_items=0, linear_block_items=0, linear_content=0, linear_attributes=0)
-        for name in ("linear_penalty", "trending_half_life_days"):
-            if not getattr(self, name) > 0:
-                raise ConfigError(f"tables.{name}: expected more than 0, came {getattr(self, name)}")
+        require_at_least("tables", self, heavy_shopper_power=0)
+        require_positive("tables", self, "linear_penalty", "trending_half_life_days")
 
 
 @dataclass(frozen=True)

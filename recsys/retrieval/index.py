@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 from numpy.typing import NDArray
 
-from recsys.errors import ReleaseError
+from recsys.errors import ConfigError, ReleaseError, require_at_least
 from recsys.histories import Float32, Int32
 from recsys.retrieval.codes import CodeIndex, learn_codes, load_code_index, save_code_index
 
@@ -37,6 +37,11 @@ class IndexConfig:
     memory_mib: int = 1024
     min_recall: float = 0.95
     seed: int = 0
+
+    def __post_init__(self) -> None:
+        require_at_least("index", self, exact_up_to=0, memory_mib=0, seed=0)
+        if not 0 <= self.min_recall <= 1:
+            raise ConfigError(f"index.min_recall: expected a share in [0, 1], came {self.min_recall}")
 
 
 @dataclass(frozen=True)

@@ -68,6 +68,8 @@ class RetrievalConfig:
         require_at_least(
             "retrieval", self, history_limit=1, depth=1, trending_depth=0, new_depth=0, most=1, exact_items=0
         )
+        require_at_least("retrieval.step_decay", self.step_decay, **dict.fromkeys(self.step_decay, 0))
+        require_at_least("retrieval.fusion_weight", self.fusion_weight, **dict.fromkeys(self.fusion_weight, 0))
 
 
 @dataclass(frozen=True)
