@@ -129,7 +129,7 @@ def _methods(app: FastAPI, path: str) -> list[str]:
         {
             method.upper()
             for template, methods in described
-            if compile_path(template)[0].match(path)
+            if compile_path(template.replace("}", ":path}"))[0].match(path)  # ids may hold slashes
             for method in methods
         }
     )

@@ -466,6 +466,7 @@ def test_unknown_paths_and_methods_are_problems(sqlite_client: TestClient) -> No
     for method, path, allowed in (
         ("GET", "/v1/recommendations", "POST"),
         ("POST", "/v1/items/red-01", "DELETE, GET, PATCH, PUT"),
+        ("POST", "/v1/items/shoes/red/42", "DELETE, GET, PATCH, PUT"),
         ("POST", "/health/ready", "GET"),
         ("POST", "/docs", "GET"),
     ):
