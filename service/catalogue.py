@@ -2,15 +2,12 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 from sqlalchemy import Connection, Engine, Row, delete, insert, select, update
 
 from recsys.content import MOST_REVIEWS
-from recsys.data.load import attribute_tokens
-from recsys.data.store import ID_BATCH
+from recsys.data.load import attribute_tokens, id_batches, load_image_paths
 from recsys.data.tables import Item, ItemImage, Review
 from recsys.embedder import Review as SaidReview
 from recsys.late import CatalogueItem
@@ -43,12 +40,11 @@ def load_catalogue_items(
     """
     found = []
     with engine.connect() as connection:
-        for start in range(0, len(item_ids), ID_BATCH):
-            some = list(item_ids[start : start + ID_BATCH])
+        for some in id_batches(item_ids):
             rows = connection.execute(
                 select(Item.__table__).where(Item.item_id.in_(some), Item.deleted_at.is_(None))
             ).all()
-            images, reviews = _images(connection, some), _reviews(connection, some, now)
+            images, reviews = load_image_paths(connection, some), _reviews(connection, some, now)
             found += [
                 (row.updated_at, _item(row, images.get(row.item_id, ()), reviews.get(row.item_id, ()))) for row in rows
             ]
@@ -91,8 +87,7 @@ def created_times(engine: Engine, item_ids: Sequence[str]) -> dict[str, datetime
     """When each known item was first offered; unknown and deleted ones are absent."""
     known: dict[str, datetime | None] = {}
     with engine.connect() as connection:
-        for start in range(0, len(item_ids), ID_BATCH):
-            some = list(item_ids[start : start + ID_BATCH])
+        for some in id_batches(item_ids):
             query = select(Item.item_id, Item.created_at).where(Item.item_id.in_(some), Item.deleted_at.is_(None))
             known |= {item_id: created_at for item_id, created_at in connection.execute(query)}
     return known
@@ -113,15 +108,6 @@ def _item(row: Row[Any], images: Sequence[str], reviews: Sequence[SaidReview]) -
         created_at=row.created_at,
         reviews=reviews,
     )
-
-
-def _images(connection: Connection, item_ids: Sequence[str]) -> dict[str, list[str]]:
-    rows = connection.execute(
-        select(ItemImage.item_id, ItemImage.path)
-        .where(ItemImage.item_id.in_(item_ids))
-        .order_by(ItemImage.item_id, ItemImage.position)
-    )
-    return {item_id: [path for _, path in group] for item_id, group in groupby(rows, key=itemgetter(0))}
 
 
 def _reviews(connection: Connection, item_ids: Sequence[str], now: datetime) -> dict[str, list[SaidReview]]:

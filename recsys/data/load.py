@@ -3,18 +3,24 @@
 Events for training are not read from here but from the Parquet log: ``recsys.data.event_log.scan_events``.
 """
 
+from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
-from itertools import groupby
-from operator import itemgetter
 from typing import Any
 
 import polars as pl
-from sqlalchemy import Engine, Select, String, bindparam, select, type_coerce
+from sqlalchemy import Connection, Engine, Select, String, bindparam, select, type_coerce
 from sqlalchemy.orm import InstrumentedAttribute
 
 from recsys.data.tables import Event, Item, ItemImage, Review
 from recsys.request import Interaction
 from recsys.schema import HISTORY_EVENT_TYPES, ITEMS, REVIEWS
+
+ID_BATCH = 500  # ids in one IN (…): PostgreSQL and SQLite plan longer lists slowly
+
+
+def id_batches(item_ids: Sequence[str]) -> Iterator[Sequence[str]]:
+    """The ids in parts that a query may name."""
+    return (item_ids[start : start + ID_BATCH] for start in range(0, len(item_ids), ID_BATCH))
 
 
 def load_items(engine: Engine) -> pl.DataFrame:
@@ -24,10 +30,7 @@ def load_items(engine: Engine) -> pl.DataFrame:
         rows = connection.execute(
             select(*(getattr(Item, name) for name in scalars), Item.attributes).where(Item.deleted_at.is_(None))
         ).all()
-        image_rows = connection.execute(
-            select(ItemImage.item_id, ItemImage.path).order_by(ItemImage.item_id, ItemImage.position)
-        ).all()
-    paths = {item_id: [path for _, path in group] for item_id, group in groupby(image_rows, key=itemgetter(0))}
+        paths = load_image_paths(connection)
     frame = pl.DataFrame(
         {
             **{name: [row[i] for row in rows] for i, name in enumerate(scalars)},
@@ -38,6 +41,22 @@ def load_items(engine: Engine) -> pl.DataFrame:
     )
     # Sorted here and not by the database: PostgreSQL's order would depend on its locale.
     return frame.select(list(ITEMS)).sort("item_id")
+
+
+def load_image_paths(connection: Connection, item_ids: Sequence[str] | None = None) -> dict[str, list[str]]:
+    """Item → its pictures' paths in their order; items without any are absent.
+
+    Args:
+        connection: of the database.
+        item_ids: any number; None for all items.
+    """
+    query = select(ItemImage.item_id, ItemImage.path).order_by(ItemImage.item_id, ItemImage.position)
+    some = [query] if item_ids is None else [query.where(ItemImage.item_id.in_(ids)) for ids in id_batches(item_ids)]
+    paths: dict[str, list[str]] = {}
+    for each in some:
+        for item_id, path in connection.execute(each):
+            paths.setdefault(item_id, []).append(path)
+    return paths
 
 
 def attribute_tokens(attributes: dict[str, Any]) -> list[str]:

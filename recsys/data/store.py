@@ -12,6 +12,7 @@ from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from recsys.data.load import id_batches, load_image_paths
 from recsys.data.tables import Base, Event, Item, ItemImage, Review, User
 
 EVENT_FIELDS = tuple(column.name for column in Event.__table__.columns if column.name != "sequence")
@@ -19,8 +20,6 @@ ITEM_FIELDS = (
     "title", "description", "category", "brand", "family", "price_cents", "in_stock", "attributes", "created_at",
 )  # fmt: skip
 REVIEW_FIELDS = tuple(column.name for column in Review.__table__.columns)
-
-ID_BATCH = 500  # ids in one IN (…): PostgreSQL and SQLite plan longer lists slowly
 
 
 class Written(NamedTuple):
@@ -85,7 +84,7 @@ def put_users(engine: Engine, users: Sequence[Mapping[str, Any]]) -> Written:
     rows = {user["user_id"]: user["attributes"] for user in sorted(users, key=lambda user: user["user_id"])}
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         known: dict[str, dict[str, Any]] = {}
-        for some in _chunks(list(rows)):
+        for some in id_batches(list(rows)):
             statement = select(User.user_id, User.attributes).where(User.user_id.in_(some)).with_for_update()
             known |= {user_id: attributes for user_id, attributes in connection.execute(statement)}
         written = [user_id for user_id in rows if user_id not in known or rows[user_id] != known[user_id]]
@@ -139,7 +138,7 @@ def put_items(engine: Engine, items: Sequence[Mapping[str, Any]]) -> Written:
     # Reads, then writes: SQLite must take the write lock first, or another writer in between would refuse us.
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         known = _known_items(connection, list(rows))
-        known_images = _known_images(connection, list(rows))
+        known_images = load_image_paths(connection, list(rows))
         created = [item_id for item_id in rows if item_id not in known or known[item_id]["deleted_at"] is not None]
         new_images = [item_id for item_id in rows if images[item_id] != known_images.get(item_id, [])]
         written = set(created) | set(new_images)
@@ -154,7 +153,7 @@ def put_items(engine: Engine, items: Sequence[Mapping[str, Any]]) -> Written:
                 [{**row, "item_id": item_id, "updated_at": now} for item_id, row in rows.items() if item_id in written],
             )
         stale = [item_id for item_id in new_images if item_id in known_images]
-        for some in _chunks(stale):
+        for some in id_batches(stale):
             connection.execute(delete(ItemImage).where(ItemImage.item_id.in_(some)))
         image_rows = [
             {"item_id": item_id, "position": position, "path": path}
@@ -177,23 +176,10 @@ def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
 def _known_items(connection: Connection, item_ids: list[str]) -> dict[str, dict[str, Any]]:
     columns = [getattr(Item, name) for name in [*ITEM_FIELDS, "deleted_at"]]
     known = {}
-    for some in _chunks(item_ids):
+    for some in id_batches(item_ids):
         statement = select(Item.item_id, *columns).where(Item.item_id.in_(some)).with_for_update()
         for row in connection.execute(statement).mappings():
             known[row["item_id"]] = {name: value for name, value in row.items() if name != "item_id"}
-    return known
-
-
-def _known_images(connection: Connection, item_ids: list[str]) -> dict[str, list[str]]:
-    known: dict[str, list[str]] = {}
-    for some in _chunks(item_ids):
-        statement = (
-            select(ItemImage.item_id, ItemImage.path)
-            .where(ItemImage.item_id.in_(some))
-            .order_by(ItemImage.item_id, ItemImage.position)
-        )
-        for item_id, path in connection.execute(statement):
-            known.setdefault(item_id, []).append(path)
     return known
 
 
@@ -202,7 +188,3 @@ def _insert_users(connection: Connection, user_ids: Iterable[str | None]) -> Non
     rows = [{"user_id": user_id, "attributes": {}} for user_id in sorted({i for i in user_ids if i is not None})]
     if rows:
         connection.execute(insert_for(connection, User).on_conflict_do_nothing(index_elements=["user_id"]), rows)
-
-
-def _chunks(item_ids: Sequence[str]) -> Iterable[Sequence[str]]:
-    return (item_ids[start : start + ID_BATCH] for start in range(0, len(item_ids), ID_BATCH))

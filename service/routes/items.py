@@ -7,7 +7,8 @@ from typing import Annotated
 from fastapi import APIRouter, Path
 from sqlalchemy import select
 
-from recsys.data.tables import Item, ItemImage
+from recsys.data.load import load_image_paths
+from recsys.data.tables import Item
 from recsys.reasons import why_alike
 from recsys.request import Reason, Slate, SlateItem
 from service.deps import Service, ServiceDep, needs_read
@@ -87,9 +88,7 @@ def load_item(service: Service, item_id: str) -> ItemOut | None:
         ).one_or_none()
         if row is None:
             return None
-        images = connection.scalars(
-            select(ItemImage.path).where(ItemImage.item_id == item_id).order_by(ItemImage.position)
-        )
+        images = load_image_paths(connection, [item_id]).get(item_id, [])
         live = service.live.current
         return ItemOut(
             id=row.item_id,
@@ -101,7 +100,7 @@ def load_item(service: Service, item_id: str) -> ItemOut | None:
             price_cents=row.price_cents,
             in_stock=row.in_stock,
             attributes=row.attributes,
-            images=list(images),
+            images=images,
             created_at=row.created_at,
             updated_at=row.updated_at,
             in_release=live is not None and live.release.row_of(item_id) is not None,
