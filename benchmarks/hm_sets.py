@@ -145,8 +145,8 @@ def ours(shop: Workspace, sets: Sets, split: Split, seed: int, without: str = ""
 
 def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str) -> "Release":
     from pipelines.catalogue import build_catalogue
-    from pipelines.config import load_config
     from pipelines.encode import align_shop
+    from pipelines.night_config import load_config
     from pipelines.recipe import Shop
     from pipelines.workshop import Workshop
     from recsys.histories import read_interactions
@@ -169,8 +169,8 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
 
 def encode(shop: Workspace, sets: Sets, seed: int) -> "EncodedShop":
     """The frozen encodings of the articles of ``sets``, by row."""
-    from pipelines.config import load_config
     from pipelines.encode import encode_shop
+    from pipelines.night_config import load_config
 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
     return encode_shop(_items(shop, sets), shop.reviews, ASKED_AT, config)

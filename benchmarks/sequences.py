@@ -94,8 +94,9 @@ def ours(files: Files, without: str = "") -> dict[str, Int32]:
     ``without`` is one of STAGES, or "" for all of it, which also gives the row without ranker.
     """
     from pipelines.catalogue import build_catalogue
-    from pipelines.config import Paths, load_config
+    from pipelines.config import Paths
     from pipelines.encode import encode_shop
+    from pipelines.night_config import load_config
     from pipelines.recipe import Shop
     from recsys.data.split import temporal_split
     from recsys.histories import read_interactions

@@ -11,7 +11,7 @@ import polars as pl
 
 from benchmarks.protocol import DEPTHS, OURS
 from benchmarks.stages import leave_out
-from pipelines.config import Paths, load_config
+from pipelines.config import Paths
 from pipelines.judge import recommended_rows
 from recsys.artifacts import Release
 from recsys.data.database import open_database
@@ -75,6 +75,7 @@ def ours(
     """
     from pipelines.catalogue import build_catalogue
     from pipelines.encode import encode_shop
+    from pipelines.night_config import load_config
     from pipelines.recipe import Shop
 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)

@@ -24,9 +24,9 @@ from pipelines.audit_findings import (
     shared_words,
 )
 from pipelines.audit_fit import Disagreement, judge_fit, swapped_pairs
-from pipelines.config import add_config_argument, load_config
+from pipelines.config import add_config_argument
 from pipelines.encode import encode_shop
-from pipelines.night_config import NightConfig
+from pipelines.night_config import NightConfig, load_config
 from recsys.artifacts import read_manifest
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.load import load_items

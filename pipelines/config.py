@@ -1,4 +1,7 @@
-"""One TOML file → one frozen NightConfig. A key that nobody reads is refused, not ignored."""
+"""A TOML file → frozen dataclasses. A key that nobody reads is refused, not ignored.
+
+Of a shop's configuration this knows ``[paths]``, which every command needs; the rest is in ``night_config.py``.
+"""
 
 import argparse
 import dataclasses
@@ -12,10 +15,6 @@ from pathlib import Path
 from typing import Any
 
 from recsys.errors import ConfigError
-
-if typing.TYPE_CHECKING:
-    from pipelines.night_config import NightConfig
-
 
 NIGHTLY = Path("pipelines/nightly.toml")  # the configuration where a command is told no other
 
@@ -46,29 +45,21 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
 
 def load_paths(path: Path) -> Paths:
     """The [paths] table alone: for commands that need no model configuration (and so no torch)."""
-    return typing.cast(Paths, _checked(Paths, _read_toml(path).get("paths", {}), f"{path}: [paths]"))
+    return typing.cast(Paths, _checked(Paths, read_toml(path).get("paths", {}), f"{path}: [paths]"))
 
 
-def load_config(path: Path) -> "NightConfig":
-    """Read and check a whole configuration.
+def read_toml(path: Path) -> dict[str, Any]:
+    """The file's tables, unchecked.
 
     Raises:
-        ConfigError: the file cannot be read, a key is unknown, or a value has the wrong type; the message names it.
+        ConfigError: it cannot be read, or is not TOML.
     """
-    from pipelines.night_config import NightConfig  # imports torch
-
-    values = _read_toml(path)
-    config = typing.cast("NightConfig", read_dataclass(NightConfig, values, str(path)))
-    by_hand = {f"{table}.{key}" for table, keys in values.items() if isinstance(keys, dict) for key in _leaves(keys)}
-    return dataclasses.replace(config, pinned=tuple(sorted(by_hand | set(config.pinned))))
-
-
-def _leaves(values: dict[str, Any]) -> list[str]:
-    """Dotted names of the values that a table sets."""
-    names: list[str] = []
-    for key, value in values.items():
-        names += [f"{key}.{leaf}" for leaf in _leaves(value)] if isinstance(value, dict) else [key]
-    return names
+    try:
+        return tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(f"{path}: expected a configuration file: {error}") from error
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected TOML: {error}") from error
 
 
 def read_dataclass(cls: type, values: dict[str, Any], where: str) -> Any:
@@ -130,12 +121,3 @@ def _checked(hint: Any, value: Any, where: str) -> Any:
     if type(value) is not plain:
         raise ConfigError(f"{where}: expected {plain.__name__}, came {value!r}")
     return value
-
-
-def _read_toml(path: Path) -> dict[str, Any]:
-    try:
-        return tomllib.loads(path.read_text())
-    except OSError as error:
-        raise ConfigError(f"{path}: expected a configuration file: {error}") from error
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path}: expected TOML: {error}") from error

@@ -23,7 +23,7 @@ from typing import Any
 
 from sqlalchemy import Engine, func, select
 
-from pipelines.config import Paths, add_config_argument, load_config
+from pipelines.config import Paths, add_config_argument
 from pipelines.contact_sheet import save_contact_sheet
 from pipelines.sheets import ItemCards, item_cards, make_sheet
 from pipelines.stages import Stages
@@ -76,7 +76,8 @@ def run(args: argparse.Namespace) -> int:
         summary = import_shop(engine, source, form, rejects=home / "rejects.jsonl", images_root=source)
         print(summary.describe(), file=sys.stderr)
     with stages.stage("the night"):
-        from pipelines.retrain import retrain  # loads torch, which importing does not need
+        from pipelines.night_config import load_config  # loads torch, which importing does not need
+        from pipelines.retrain import retrain
 
         release = retrain(replace(load_config(args.config), paths=paths))
     with stages.stage("serve and ask"):

@@ -1,9 +1,10 @@
 """NightConfig: every free number of the night, with its default. Written into the manifest of what it made."""
 
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
-from pipelines.config import Paths
+from pipelines.config import Paths, read_dataclass, read_toml
 from pipelines.examples import ExamplesConfig
 from pipelines.recipe import RecipeConfig
 from pipelines.tuning import TuningConfig
@@ -94,3 +95,24 @@ class NightConfig:
         whole = asdict(self) | {"modalities": list(self.modalities)}
         del whole["paths"]
         return whole
+
+
+def load_config(path: Path) -> NightConfig:
+    """Read and check a whole configuration.
+
+    Raises:
+        ConfigError: the file cannot be read, a key is unknown, or a value has the wrong type or is out of bounds; the
+            message names it.
+    """
+    values = read_toml(path)
+    config = cast(NightConfig, read_dataclass(NightConfig, values, str(path)))
+    by_hand = {f"{table}.{key}" for table, keys in values.items() if isinstance(keys, dict) for key in _leaves(keys)}
+    return replace(config, pinned=tuple(sorted(by_hand | set(config.pinned))))
+
+
+def _leaves(values: dict[str, Any]) -> list[str]:
+    """Dotted names of the values that a table sets."""
+    names: list[str] = []
+    for key, value in values.items():
+        names += [f"{key}.{leaf}" for leaf in _leaves(value)] if isinstance(value, dict) else [key]
+    return names

@@ -25,10 +25,9 @@ import polars as pl
 from sqlalchemy import Engine, func, select
 
 from pipelines.catalogue import build_catalogue
-from pipelines.config import load_config
 from pipelines.encode import EncodedShop, align_shop, encode_shop
 from pipelines.judge import RELEASE, Judgement, judge
-from pipelines.night_config import NightConfig
+from pipelines.night_config import NightConfig, load_config
 from pipelines.night_report import write_night_report
 from pipelines.recipe import RecipeConfig, Shop
 from pipelines.search import build_search

@@ -6,7 +6,8 @@ from typing import Literal
 
 import pytest
 
-from pipelines.config import Paths, load_config, load_paths, read_dataclass
+from pipelines.config import Paths, load_paths, read_dataclass
+from pipelines.night_config import load_config
 from recsys.errors import ConfigError
 from recsys.retrieval.retrieve import RetrievalConfig
 

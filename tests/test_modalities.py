@@ -6,10 +6,10 @@ import numpy as np
 import polars as pl
 import pytest
 
-from pipelines.config import Paths, load_config
+from pipelines.config import Paths
 from pipelines.encode import align_shop, encode_shop
 from pipelines.modalities import read_modalities
-from pipelines.night_config import NightConfig
+from pipelines.night_config import NightConfig, load_config
 from recsys.alignment.train import AlignmentConfig
 from recsys.alignment.users import UserTowerConfig
 from recsys.data.synthetic import ShopConfig, make_shop

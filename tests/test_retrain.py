@@ -14,8 +14,8 @@ import numpy as np
 import pytest
 
 from pipelines.cli import main
-from pipelines.config import Paths, load_config
-from pipelines.night_config import NightConfig
+from pipelines.config import Paths
+from pipelines.night_config import NightConfig, load_config
 from pipelines.retrain import read_events, retrain
 from pipelines.stages import Stages
 from recsys.alignment.behaviour import behaviour_modality
