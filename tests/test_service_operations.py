@@ -22,7 +22,7 @@ from sqlalchemy import Engine, func, select
 from recsys.data.store import put_items
 from recsys.data.tables import Recommendation
 from recsys.errors import ConfigError
-from service import schemas
+from service import schemas, schemas_shop
 from service.deps import Service
 from service.problems import Problem
 from service.serve import add_arguments
@@ -90,7 +90,7 @@ def test_every_body_and_answer_has_an_example_that_is_valid(running: tuple[TestC
                 if reference is None:
                     continue
                 name = reference.rsplit("/", 1)[1]
-                adapter = TypeAdapter(getattr(schemas, name))
+                adapter = TypeAdapter(getattr(schemas, name, None) or getattr(schemas_shop, name))
                 examples = components[name].get("examples", [])
                 assert examples, f"{name} of {path} has no example"
                 for example in examples:

@@ -13,7 +13,7 @@ from recsys.data.store import put_item, put_items
 from service.catalogue import created_times, delete_item, patch_item
 from service.deps import Service, ServiceDep, needs_write
 from service.routes.items import ItemId, load_item, unknown_item
-from service.schemas import ItemBody, ItemOut, ItemPatch, ItemsAnswer, ItemsBatch
+from service.schemas_shop import ItemBody, ItemOut, ItemPatch, ItemsAnswer, ItemsBatch
 from service.shelf import NOT_LISTED, Facts
 
 router = APIRouter(prefix="/v1", tags=["items"])

@@ -7,7 +7,7 @@ from fastapi import APIRouter
 from recsys.data.store import insert_events
 from service.deps import ServiceDep, needs_write
 from service.problems import show
-from service.schemas import CLOCK_SKEW, EventsAnswer, EventsRequest, RejectedEvent
+from service.schemas_shop import CLOCK_SKEW, EventsAnswer, EventsRequest, RejectedEvent
 
 router = APIRouter(prefix="/v1", tags=["events"])
 

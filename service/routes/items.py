@@ -12,10 +12,12 @@ from recsys.data.tables import Item
 from recsys.reasons import why_alike
 from recsys.request import Reason, Slate, SlateItem
 from service.deps import Service, ServiceDep, needs_read
+from service.fields import Identifier
 from service.live import Live
 from service.newest import newest_items
 from service.problems import FieldError, ProblemError, show
-from service.schemas import Identifier, ItemOut, Recommendations, SimilarItemsRequest
+from service.schemas import Recommendations, SimilarItemsRequest
+from service.schemas_shop import ItemOut
 from service.slates import answer_with
 
 router = APIRouter(prefix="/v1", tags=["items"])
