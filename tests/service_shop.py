@@ -207,3 +207,28 @@ def settings_for(engine: Engine, **chosen: Any) -> Settings:
 def ids(answer: dict[str, Any]) -> list[str]:
     """The item ids of an answer."""
     return [item["id"] for item in answer["items"]]
+
+
+def event(number: int, item_id: str, event_type: str = "detail-page-view", **more: Any) -> dict[str, Any]:
+    """One event of the session ``s1``, as a body has it."""
+    return {"event_id": f"e{number}", "event_type": event_type, "session_id": "s1", "item_id": item_id, **more}
+
+
+def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
+    """The answer to a call that must go well."""
+    answer = client.post(path, json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def problem(answer: Any, status: int, kind: str) -> dict[str, Any]:
+    """The problem that ``answer`` must be."""
+    assert answer.status_code == status, answer.text
+    assert answer.headers["content-type"] == "application/problem+json"
+    body = answer.json()
+    assert body["type"] == f"urn:recsys:problem:{kind}"
+    assert body["status"] == status
+    assert body["title"]
+    assert body["detail"]
+    assert body["instance"]
+    return body

@@ -1,6 +1,5 @@
 """The service over HTTP, on SQLite and PostgreSQL, with a small real release."""
 
-import json
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -9,15 +8,13 @@ from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_shop import CUTOFF, ITEM_IDS, ids, items, publish, serve, settings_for
-from sqlalchemy import Engine, func, select, text
+from service_shop import ITEM_IDS, event, ids, items, post, problem, publish, serve, settings_for
+from sqlalchemy import Engine, func, select
 
 from recsys.data.store import insert_events, put_items
 from recsys.data.tables import Event, Item, Recommendation
 from recsys.schema import LONGEST_ID
-from service.app import create_app
 from service.deps import Service
-from service.newest import newest_items
 from service.slate_log import SlateLog
 
 
@@ -63,29 +60,6 @@ def sqlite_running(sqlite_shop: Engine) -> Iterator[tuple[TestClient, Service]]:
 @pytest.fixture
 def sqlite_client(sqlite_running: tuple[TestClient, Service]) -> TestClient:
     return sqlite_running[0]
-
-
-def event(number: int, item_id: str, event_type: str = "detail-page-view", **more: Any) -> dict[str, Any]:
-    return {"event_id": f"e{number}", "event_type": event_type, "session_id": "s1", "item_id": item_id, **more}
-
-
-def post(client: TestClient, path: str, **body: Any) -> dict[str, Any]:
-    answer = client.post(path, json=body)
-    assert answer.status_code == 200, answer.text
-    return answer.json()
-
-
-def problem(answer: Any, status: int, kind: str) -> dict[str, Any]:
-    """The problem that ``answer`` must be."""
-    assert answer.status_code == status, answer.text
-    assert answer.headers["content-type"] == "application/problem+json"
-    body = answer.json()
-    assert body["type"] == f"urn:recsys:problem:{kind}"
-    assert body["status"] == status
-    assert body["title"]
-    assert body["detail"]
-    assert body["instance"]
-    return body
 
 
 # Recommendations
@@ -372,206 +346,6 @@ def test_an_unknown_item_is_a_problem(sqlite_client: TestClient) -> None:
     came = problem(sqlite_client.get("/v1/items/nothing"), 404, "unknown-item")
     assert came["errors"] == [{"field": "item_id", "message": "expected an item of the catalogue", "came": '"nothing"'}]
     assert came["instance"] == "/v1/items/nothing"
-
-
-# Bad input
-
-
-@pytest.mark.parametrize(
-    ("path", "body", "field", "words"),
-    [
-        ("/v1/recommendations", {"filter": "brand = 'Alba'"}, "filter", "not known"),
-        ("/v1/recommendations", {"diversity": 0.5}, "diversity", "not known"),
-        ("/v1/recommendations", {"user_id": 12}, "user_id", "string"),
-        ("/v1/recommendations", {"user_id": ""}, "user_id", "at least 1"),
-        ("/v1/recommendations", {"user_id": "a\x00b"}, "user_id", "NUL"),
-        ("/v1/recommendations", {"limit": 0}, "limit", "greater than or equal to 1"),
-        ("/v1/recommendations", {"limit": "5"}, "limit", "integer"),
-        ("/v1/recommendations", {"placement": "checkout"}, "placement", "'home', 'product' or 'cart'"),
-        ("/v1/recommendations", {"item_ids": ["ok", 3]}, "item_ids.1", "string"),
-        ("/v1/recommendations", {"placement": "product"}, "body", "item_ids"),
-        ("/v1/recommendations", [1], "body", "valid dictionary"),
-        ("/v1/items:similar", {}, "item_id", "expected this field"),
-        ("/v1/items:similar", {"item_id": "red-01", "weights": {"sound": 1}}, "weights.sound", "not known"),
-        ("/v1/events", {"event": []}, "events", "expected this field"),
-    ],
-)
-def test_a_bad_body_names_the_field(sqlite_client: TestClient, path: str, body: Any, field: str, words: str) -> None:
-    came = problem(sqlite_client.post(path, json=body), 422, "validation")
-    errors = {error["field"]: error for error in came["errors"]}
-    assert field in errors
-    assert words in errors[field]["message"]
-    assert field in came["detail"]
-
-
-@pytest.mark.parametrize(
-    ("field", "value"),
-    [
-        ("price_cents", -1),
-        ("price_cents", 10**30),
-        ("price_cents", 19.99),
-        ("title", "\ud800"),
-        ("attributes", {"colour": 3}),
-        ("attributes", {"a\x00": "b"}),
-        ("created_at", 1738318500),
-        ("created_at", "0001-01-01T00:00:00+14:00"),
-        ("created_at", "1969-12-31T23:59:59Z"),
-        ("images", "one.jpg"),
-        ("images", ["../../etc/secret.jpg"]),
-        ("images", ["images/../../secret.jpg"]),
-        ("images", ["images\\..\\secret.jpg"]),
-        ("images", ["file:///etc/secret.jpg"]),
-        ("in_stock", None),
-        ("in_stock", "yes"),
-    ],
-)
-def test_a_bad_item_is_refused_and_nothing_is_stored(sqlite_client: TestClient, field: str, value: Any) -> None:
-    body = json.dumps({"title": "Fine", field: value})  # escapes half a surrogate pair, which a client's UTF-8 cannot
-    answer = sqlite_client.put("/v1/items/bad", content=body, headers={"content-type": "application/json"})
-    came = problem(answer, 422, "validation")
-    assert all(error["field"].startswith(field) for error in came["errors"])
-    assert sqlite_client.get("/v1/items/bad").status_code == 404
-
-
-@pytest.mark.parametrize("content", [b"", b"{", b'{"limit": 3,}', b"\xff\xfe", b"[" * 100_000])
-def test_a_body_that_is_not_json(sqlite_client: TestClient, content: bytes) -> None:
-    answer = sqlite_client.post("/v1/recommendations", content=content, headers={"content-type": "application/json"})
-    if content:
-        problem(answer, 400, "not-json")
-    else:
-        assert problem(answer, 422, "validation")["errors"][0]["field"] == "body"
-
-
-def test_a_body_that_is_not_said_to_be_json(sqlite_client: TestClient) -> None:
-    form = {"content-type": "application/x-www-form-urlencoded"}  # what `curl -d` says by itself
-    answer = sqlite_client.post("/v1/recommendations", content=b'{"limit": 3}', headers=form)
-    detail = problem(answer, 415, "not-json")["detail"]
-    assert detail == ('expected the header Content-Type: application/json, came "application/x-www-form-urlencoded"')
-    none = sqlite_client.post("/v1/recommendations", content=b'{"limit": 3}')
-    assert problem(none, 415, "not-json")["detail"].endswith("came none")
-
-
-def test_numbers_that_json_does_not_have_are_refused(sqlite_client: TestClient) -> None:
-    answer = sqlite_client.post(
-        "/v1/events",
-        content=b'{"events": [{"event_id": "e", "event_type": "rating", "user_id": "u", "item_id": "i","value":NaN}]}',
-        headers={"content-type": "application/json"},
-    )
-    assert answer.json()["rejected"][0]["error"].startswith("value: Input should be a finite number")
-
-
-def test_unknown_paths_and_methods_are_problems(sqlite_client: TestClient) -> None:
-    assert "/docs" in problem(sqlite_client.get("/v1/recommendation"), 404, "unknown-path")["detail"]
-    problem(sqlite_client.get("/v1/recommendations"), 405, "method-not-allowed")
-    for method, path, allowed in (
-        ("GET", "/v1/recommendations", "POST"),
-        ("POST", "/v1/items/red-01", "DELETE, GET, PATCH, PUT"),
-        ("POST", "/v1/items/shoes/red/42", "DELETE, GET, PATCH, PUT"),
-        ("POST", "/health/ready", "GET"),
-        ("POST", "/docs", "GET"),
-    ):
-        assert sqlite_client.request(method, path).headers["allow"] == allowed, path
-
-
-def test_a_large_body_is_refused_declared_or_not(sqlite_shop: Engine) -> None:
-    with serve(sqlite_shop, settings_for(sqlite_shop, max_body_bytes=2_000)) as (client, _):
-        body = b'{"events": [' + b" " * 3_000 + b"]}"
-        json_type = {"content-type": "application/json"}
-        declared = client.post("/v1/events", content=body, headers=json_type)
-        assert "2000" in problem(declared, 413, "body-too-large")["detail"]
-        pieces = (body[start : start + 500] for start in range(0, len(body), 500))
-        problem(client.post("/v1/events", content=pieces, headers=json_type), 413, "body-too-large")
-        assert client.post("/v1/events", content=b'{"events": []}', headers=json_type).status_code == 200
-
-
-# When parts are missing or broken
-
-
-def test_without_a_release_the_newest_items_are_answered(engine: Engine, releases: Path) -> None:
-    put_items(engine, items())
-    with serve(engine) as (client, service):
-        came = problem(client.get("/health/ready"), 503, "not-ready")
-        assert "no release is published yet" in came["detail"]
-        answer = post(
-            client, "/v1/recommendations", placement="cart", item_ids=["red-29"], exclude_item_ids=["blue-29"], limit=3
-        )
-        assert (answer["fallback"], answer["release"]) == ("newest", None)
-        assert ids(answer) == ["blue-28", "red-28", "blue-27"]
-        assert ids(post(client, "/v1/items:similar", item_id="red-01", limit=1)) == ["red-29"]
-        assert client.get("/health/live").json() == {"status": "alive"}
-        version = publish(engine, releases)
-        assert service.live.refresh()
-        assert client.get("/health/ready").json() == {"status": "ready", "release": version}
-        assert post(client, "/v1/recommendations")["release"] == version
-
-
-def test_items_of_unknown_age_are_the_last_of_the_newest(engine: Engine) -> None:
-    bare = [{"item_id": "b-undated"}, {"item_id": "a-undated"}, {"item_id": "gone", "in_stock": False}]
-    put_items(engine, [*items()[:2], *bare])
-
-    def newest(*arguments: Any, **options: Any) -> list[str]:
-        return [item.item_id for item in newest_items(engine, *arguments, **options).items]
-
-    assert newest(10) == ["blue-01", "blue-00", "a-undated", "b-undated"]
-    assert newest(2, {"blue-01", "a-undated"}) == ["blue-00", "b-undated"]
-    assert newest(10, category="Dresses > Blue") == ["blue-01", "blue-00"]
-
-
-def test_an_empty_shop_answers_with_an_empty_slate(sqlite_engine: Engine) -> None:
-    with serve(sqlite_engine) as (client, _):
-        answer = post(client, "/v1/recommendations", return_items=True)
-        assert (answer["fallback"], answer["items"]) == ("newest", [])
-
-
-def test_a_request_path_that_breaks_costs_no_answer(sqlite_shop: Engine) -> None:
-    calls = []
-
-    def breaks(*arguments: Any, **options: Any) -> Any:
-        calls.append(arguments)
-        if len(calls) > 1:  # the first is the service's own trial of the release
-            raise RuntimeError("broken")
-        return []
-
-    with serve(sqlite_shop, recommend=breaks) as (client, service):
-        answer = post(client, "/v1/recommendations", limit=2)
-        assert (answer["fallback"], ids(answer)) == ("newest", ["blue-29", "red-29"])
-        broken = service.metrics.registry.get_sample_value("recsys_broken_parts_total", {"part": "recommend"})
-        assert broken == 1
-
-
-def test_a_history_that_cannot_be_read_costs_no_answer(running: tuple[TestClient, Service], shop: Engine) -> None:
-    client, service = running
-    with shop.begin() as connection:
-        connection.execute(text("DROP TABLE events"))
-    answer = post(client, "/v1/recommendations", user_id="u1", exclude_purchased=True)
-    assert answer["fallback"] == "trending"
-    assert len(answer["items"]) == 12
-    for part in ("history", "purchases"):
-        assert service.metrics.registry.get_sample_value("recsys_broken_parts_total", {"part": part}) == 1
-
-
-def test_a_clock_behind_that_of_the_night_costs_no_answer(sqlite_shop: Engine) -> None:
-    with serve(sqlite_shop, settings_for(sqlite_shop, as_of=CUTOFF - timedelta(minutes=3))) as (client, _):
-        by_page = post(client, "/v1/recommendations", placement="product", item_ids=["red-01"])
-        assert (by_page["fallback"], by_page["release"] is not None) == ("without_ranker", True)
-        post(client, "/v1/events", events=[event(1, "red-02", timestamp=(CUTOFF - timedelta(minutes=3)).isoformat())])
-        assert post(client, "/v1/recommendations", session_id="s1")["fallback"] == "without_ranker"
-
-
-def test_what_nobody_expected_is_a_problem_too(sqlite_shop: Engine) -> None:
-    app = create_app(settings_for(sqlite_shop))
-    app.add_api_route("/broken", lambda: 1 / 0)
-    with TestClient(app, raise_server_exceptions=False) as client:
-        came = problem(client.get("/broken"), 500, "internal")
-        assert "division" not in came["detail"]
-
-
-def test_a_database_that_is_away_is_a_503_where_it_is_needed(sqlite_running: tuple[TestClient, Service]) -> None:
-    client, service = sqlite_running
-    with service.engine.begin() as connection:
-        connection.execute(text("ALTER TABLE events RENAME TO elsewhere"))  # SQLite calls this an operational error
-    came = problem(client.post("/v1/events", json={"events": [event(1, "red-01")]}), 503, "database-unavailable")
-    assert "nothing was stored" in came["detail"]
 
 
 # A release and its stock, kept fresh

@@ -1,0 +1,117 @@
+"""When parts are missing or broken: a lesser answer, never none."""
+
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fastapi.testclient import TestClient
+from service_shop import CUTOFF, event, ids, items, post, problem, publish, serve, settings_for
+from sqlalchemy import Engine, text
+
+from recsys.data.store import put_items
+from service.app import create_app
+from service.newest import newest_items
+
+
+@pytest.fixture
+def shop(engine: Engine, tmp_path: Path) -> Engine:
+    """A database with the catalogue and a live release."""
+    put_items(engine, items())
+    publish(engine, tmp_path / "releases")
+    return engine
+
+
+@pytest.fixture
+def sqlite_shop(sqlite_engine: Engine, tmp_path: Path) -> Engine:
+    """The same on SQLite alone, where the database does not matter."""
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path / "releases")
+    return sqlite_engine
+
+
+def test_without_a_release_the_newest_items_are_answered(engine: Engine, tmp_path: Path) -> None:
+    put_items(engine, items())
+    with serve(engine) as (client, service):
+        came = problem(client.get("/health/ready"), 503, "not-ready")
+        assert "no release is published yet" in came["detail"]
+        answer = post(
+            client, "/v1/recommendations", placement="cart", item_ids=["red-29"], exclude_item_ids=["blue-29"], limit=3
+        )
+        assert (answer["fallback"], answer["release"]) == ("newest", None)
+        assert ids(answer) == ["blue-28", "red-28", "blue-27"]
+        assert ids(post(client, "/v1/items:similar", item_id="red-01", limit=1)) == ["red-29"]
+        assert client.get("/health/live").json() == {"status": "alive"}
+        version = publish(engine, tmp_path)
+        assert service.live.refresh()
+        assert client.get("/health/ready").json() == {"status": "ready", "release": version}
+        assert post(client, "/v1/recommendations")["release"] == version
+
+
+def test_items_of_unknown_age_are_the_last_of_the_newest(engine: Engine) -> None:
+    bare = [{"item_id": "b-undated"}, {"item_id": "a-undated"}, {"item_id": "gone", "in_stock": False}]
+    put_items(engine, [*items()[:2], *bare])
+
+    def newest(*arguments: Any, **options: Any) -> list[str]:
+        return [item.item_id for item in newest_items(engine, *arguments, **options).items]
+
+    assert newest(10) == ["blue-01", "blue-00", "a-undated", "b-undated"]
+    assert newest(2, {"blue-01", "a-undated"}) == ["blue-00", "b-undated"]
+    assert newest(10, category="Dresses > Blue") == ["blue-01", "blue-00"]
+
+
+def test_an_empty_shop_answers_with_an_empty_slate(sqlite_engine: Engine) -> None:
+    with serve(sqlite_engine) as (client, _):
+        answer = post(client, "/v1/recommendations", return_items=True)
+        assert (answer["fallback"], answer["items"]) == ("newest", [])
+
+
+def test_a_request_path_that_breaks_costs_no_answer(sqlite_shop: Engine) -> None:
+    calls = []
+
+    def breaks(*arguments: Any, **options: Any) -> Any:
+        calls.append(arguments)
+        if len(calls) > 1:  # the first is the service's own trial of the release
+            raise RuntimeError("broken")
+        return []
+
+    with serve(sqlite_shop, recommend=breaks) as (client, service):
+        answer = post(client, "/v1/recommendations", limit=2)
+        assert (answer["fallback"], ids(answer)) == ("newest", ["blue-29", "red-29"])
+        broken = service.metrics.registry.get_sample_value("recsys_broken_parts_total", {"part": "recommend"})
+        assert broken == 1
+
+
+def test_a_history_that_cannot_be_read_costs_no_answer(shop: Engine) -> None:
+    with serve(shop) as (client, service):
+        with shop.begin() as connection:
+            connection.execute(text("DROP TABLE events"))
+        answer = post(client, "/v1/recommendations", user_id="u1", exclude_purchased=True)
+        assert answer["fallback"] == "trending"
+        assert len(answer["items"]) == 12
+        for part in ("history", "purchases"):
+            assert service.metrics.registry.get_sample_value("recsys_broken_parts_total", {"part": part}) == 1
+
+
+def test_a_clock_behind_that_of_the_night_costs_no_answer(sqlite_shop: Engine) -> None:
+    with serve(sqlite_shop, settings_for(sqlite_shop, as_of=CUTOFF - timedelta(minutes=3))) as (client, _):
+        by_page = post(client, "/v1/recommendations", placement="product", item_ids=["red-01"])
+        assert (by_page["fallback"], by_page["release"] is not None) == ("without_ranker", True)
+        post(client, "/v1/events", events=[event(1, "red-02", timestamp=(CUTOFF - timedelta(minutes=3)).isoformat())])
+        assert post(client, "/v1/recommendations", session_id="s1")["fallback"] == "without_ranker"
+
+
+def test_what_nobody_expected_is_a_problem_too(sqlite_shop: Engine) -> None:
+    app = create_app(settings_for(sqlite_shop))
+    app.add_api_route("/broken", lambda: 1 / 0)
+    with TestClient(app, raise_server_exceptions=False) as client:
+        came = problem(client.get("/broken"), 500, "internal")
+        assert "division" not in came["detail"]
+
+
+def test_a_database_that_is_away_is_a_503_where_it_is_needed(sqlite_shop: Engine) -> None:
+    with serve(sqlite_shop) as (client, service):
+        with service.engine.begin() as connection:
+            connection.execute(text("ALTER TABLE events RENAME TO elsewhere"))  # SQLite calls this an operational error
+        came = problem(client.post("/v1/events", json={"events": [event(1, "red-01")]}), 503, "database-unavailable")
+        assert "nothing was stored" in came["detail"]
