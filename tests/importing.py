@@ -45,3 +45,14 @@ def real_data(folder: str) -> Path:
     if not (DATA / folder).is_dir():
         pytest.skip(f"needs the data in {DATA / folder}")
     return DATA / folder
+
+
+def write_events(
+    path: Path, *rows: str, header: str = "event_id,event_type,user_id,item_id,value,quantity,timestamp"
+) -> None:
+    """A file of events, lines as given."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join([header, *rows]) + "\n")
+
+
+GOOD = "1,purchase,ann,shirt,1999,1,2026-01-02T12:00:00Z"

@@ -1,31 +1,20 @@
-"""The generic form goes in whole, twice without a difference, and what is wrong in it is explained; and the command."""
+"""The generic form goes in whole, twice without a difference, and what is wrong in it is explained."""
 
 import gzip
 import json
-import os
-import signal
-import subprocess
-import sys
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import polars as pl
 import pytest
-import sqlalchemy as sa
-from importing import logged, rejects_of, rows_of, run_import
+from importing import GOOD, logged, rejects_of, rows_of, run_import, write_events
 from PIL import Image
 from polars.testing import assert_frame_equal
 from sqlalchemy import Engine
 
-from pipelines.cli import main
-from recsys.data.database import open_database
 from recsys.data.load import load_items, load_reviews
-from recsys.data.tables import Event
-from recsys.encoders.pictures import FORMATS, MAX_BYTES, MAX_PIXELS, read_picture
-from recsys.errors import SchemaError
 from recsys.schema import EVENTS, ITEMS, REVIEWS
 
-ROOT = Path(__file__).parents[1]
 NOON = datetime(2026, 1, 2, 12, tzinfo=UTC)
 
 
@@ -113,51 +102,6 @@ def test_image_paths_are_absolute_unless_below_the_images_folder(sqlite_engine: 
     run_import(sqlite_engine, tmp_path / "shop", "generic")
     absolute = [str(tmp_path / "shop" / "images" / name) for name in ("blue, shirt.jpg", "red.png")]
     assert load_items(sqlite_engine)["images"].to_list() == [["https://shop.example/mug.jpg"], absolute]
-
-
-@pytest.mark.parametrize("form", FORMATS)
-def test_what_the_night_can_read_goes_in(sqlite_engine: Engine, tmp_path: Path, form: str) -> None:
-    (tmp_path / "shop").mkdir()
-    Image.new("RGB", (32, 32), "red").save(tmp_path / "shop" / "red.img", form)
-    assert read_picture((tmp_path / "shop" / "red.img").read_bytes()).size == (32, 32)
-    (tmp_path / "shop" / "items.csv").write_text("item_id,images\na,red.img\n")
-    assert rejects_of(run_import(sqlite_engine, tmp_path / "shop", "generic")) == []
-
-
-def test_what_is_too_large_for_the_night_stays_out(sqlite_engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "shop").mkdir()
-    Image.new("1", (10_000, MAX_PIXELS // 10_000 + 1)).save(tmp_path / "shop" / "large.png")
-    with open(tmp_path / "shop" / "heavy.jpg", "wb") as file:
-        file.truncate(MAX_BYTES + 1)
-    (tmp_path / "shop" / "items.csv").write_text("item_id,images\na,large.png|heavy.jpg\n")
-    large, heavy = rejects_of(run_import(sqlite_engine, tmp_path / "shop", "generic"))
-    assert large["came"] == f"large.png: 10000×{MAX_PIXELS // 10_000 + 1} pixels, more than {MAX_PIXELS}"
-    assert heavy["came"] == f"heavy.jpg: {MAX_BYTES + 1} bytes, more than {MAX_BYTES}"
-
-
-def test_a_relative_image_path_stays_in_its_folder(sqlite_engine: Engine, tmp_path: Path) -> None:
-    shop = tmp_path / "shop"
-    (shop / "images").mkdir(parents=True)
-    for name in ("secret.jpg", "shop/own.jpg"):
-        Image.new("RGB", (8, 8)).save(tmp_path / name)
-    (shop / "items.csv").write_text(
-        "item_id,images\na,../secret.jpg|images/../own.jpg\nb,images/../../secret.jpg|own.jpg\n"
-    )
-    summary = run_import(sqlite_engine, shop, "generic", images_root=shop)
-    assert load_items(sqlite_engine)["images"].to_list() == [["own.jpg"], ["own.jpg"]]
-    assert [(reject["line"], reject["came"]) for reject in rejects_of(summary)] == [
-        (2, "../secret.jpg: leads out of the folder"), (3, "images/../../secret.jpg: leads out of the folder"),
-    ]  # fmt: skip
-
-
-def write_events(
-    path: Path, *rows: str, header: str = "event_id,event_type,user_id,item_id,value,quantity,timestamp"
-) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("\n".join([header, *rows]) + "\n")
-
-
-GOOD = "1,purchase,ann,shirt,1999,1,2026-01-02T12:00:00Z"
 
 
 @pytest.mark.parametrize(
@@ -314,26 +258,6 @@ def test_times(sqlite_engine: Engine, tmp_path: Path, text: str, time: datetime)
     assert logged(sqlite_engine, tmp_path)["timestamp"].to_list()[:2] == [time, time]
 
 
-def test_unreadable_images_are_left_out_and_their_items_go_in(sqlite_engine: Engine, tmp_path: Path) -> None:
-    shop = tmp_path / "shop"
-    shop.mkdir()
-    Image.new("RGB", (300, 300), "red").save(shop / "good.jpg")
-    Image.effect_noise((300, 300), 80).save(shop / "whole.png")
-    (shop / "cut.jpg").write_bytes((shop / "good.jpg").read_bytes()[:-200])
-    (shop / "cut.png").write_bytes((shop / "whole.png").read_bytes()[:20_000])
-    (shop / "text.jpg").write_text("not a picture")
-    names = ["good.jpg", "cut.jpg", "cut.png", "text.jpg", "missing.jpg", "whole.png", "https://x.example/a.jpg"]
-    (shop / "items.csv").write_text(f"item_id,images\na,{'|'.join(names)}\nb,text.jpg\n")
-    summary = run_import(sqlite_engine, shop, "generic", images_root=shop)
-    assert load_items(sqlite_engine)["images"].to_list() == [["good.jpg", "whole.png", "https://x.example/a.jpg"], []]
-    rejects = rejects_of(summary)
-    assert [(reject["line"], reject["came"].partition(":")[0]) for reject in rejects] == [
-        (2, "cut.jpg"), (2, "cut.png"), (2, "text.jpg"), (2, "missing.jpg"), (3, "text.jpg"),
-    ]  # fmt: skip
-    assert {reject["left_out"] for reject in rejects} == {"value"}
-    assert (summary.exit_status, summary.rejected_rows, summary.rejected_values) == (1, 0, 5)
-
-
 def test_an_item_that_comes_twice(sqlite_engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "items.csv").write_text("item_id,title\na,One\nb,Two\na,One\nb,Other\n")
@@ -343,112 +267,8 @@ def test_an_item_that_comes_twice(sqlite_engine: Engine, tmp_path: Path) -> None
     assert vars(summary.counts["items"]) == {"read": 4, "created": 2, "changed": 0, "unchanged": 1, "rejected": 1}
 
 
-def test_the_rejects_file_speaks_of_the_last_import_only(sqlite_engine: Engine, tmp_path: Path) -> None:
-    path = tmp_path / "shop" / "events.csv"
-    write_events(path, GOOD, "2,bought,ann,shirt,1,1,2026-01-02")
-    assert run_import(sqlite_engine, path, "generic", rejects=tmp_path / "rejects.jsonl").exit_status == 1
-    write_events(path, GOOD, "2,purchase,ann,shirt,1,1,2026-01-02")
-    summary = run_import(sqlite_engine, path, "generic", rejects=tmp_path / "rejects.jsonl")
-    assert summary.exit_status == 0
-    assert not (tmp_path / "rejects.jsonl").exists()
-    assert (summary.counts["events"].created, summary.counts["events"].unchanged) == (1, 1)
-
-
 def test_columns_passed_over_are_named(sqlite_engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "items.csv").write_text("item_id,pirce_cents\na,5\n")
     summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
     assert "items.csv: columns passed over: pirce_cents" in summary.describe()
-
-
-@pytest.mark.parametrize(
-    ("name", "content", "expected"),
-    [
-        ("nothing.csv", b"a,b\n", "expected files named items, reviews, events"),
-        ("events.csv", b"event_id,user_id\n1,ann\n", "expected the columns ['event_type', 'timestamp']"),
-        ("events.csv", b"", "came an empty file"),
-        ("items.csv", b"item_id,item_id\n1,2\n", "expected different names of columns"),
-        ("items.csv", b'item_id,"title\n1,2\n', "expected different names of columns"),
-        ("events.parquet", b"PAR1 but not really", "expected a Parquet file"),
-        ("items.jsonl.gz", gzip.compress(b'{"item_id": "a"}\n' * 9999, mtime=0)[:60], "expected a whole gzip file"),
-    ],
-)
-def test_a_file_that_is_not_of_the_form(
-    sqlite_engine: Engine, tmp_path: Path, name: str, content: bytes, expected: str
-) -> None:
-    (tmp_path / "shop").mkdir()
-    (tmp_path / "shop" / name).write_bytes(content)
-    with pytest.raises(SchemaError) as raised:
-        run_import(sqlite_engine, tmp_path / "shop", "generic")
-    assert expected in str(raised.value)
-    assert str(tmp_path / "shop") in str(raised.value)
-
-
-def test_an_import_that_was_killed_is_completed_by_running_it_again(tmp_path: Path) -> None:
-    write_events(
-        tmp_path / "shop" / "events.csv", *(f"{n},purchase,u{n % 9},i{n % 7},5,1,2026-01-02" for n in range(100))
-    )
-    url = f"sqlite:///{tmp_path}/shop.db"
-    program = f"""
-import os, signal
-from pathlib import Path
-from recsys.data.database import open_database
-from recsys.data.importers import files, import_shop, intake
-files.BATCH_ROWS = 20
-insert_events, batches = intake.insert_events, []
-def insert_or_die(engine, events):
-    batches.append(len(events))
-    if len(batches) == 4:
-        os.kill(os.getpid(), signal.SIGKILL)
-    return insert_events(engine, events)
-intake.insert_events = insert_or_die
-import_shop(open_database({url!r}), Path({str(tmp_path / "shop")!r}), "generic",
-            rejects=Path({str(tmp_path / "rejects")!r}), progress=False)
-"""
-    killed = subprocess.run(
-        [sys.executable, "-c", program], cwd=ROOT, check=False, env={**os.environ, "PYTHONPATH": str(ROOT)}
-    )
-    assert killed.returncode == -signal.SIGKILL
-    engine = open_database(url)
-    with engine.connect() as connection:
-        assert connection.scalar(sa.select(sa.func.count(Event.sequence))) == 60
-    summary = run_import(engine, tmp_path / "shop", "generic")
-    assert (summary.counts["events"].created, summary.counts["events"].unchanged) == (40, 60)
-    assert logged(engine, tmp_path)["event_id"].to_list() == [str(n) for n in range(100)]
-    engine.dispose()
-
-
-def test_the_command(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    folder = tmp_path / "shop"
-    command = ["import", "generic", str(folder), "--quiet", "--rejects", str(tmp_path / "r.jsonl")]
-    command += ["--database", f"sqlite:///{tmp_path}/var/shop.db"]
-    write_events(folder / "events.csv", GOOD)
-    assert main(command) == 0
-    write_events(folder / "events.csv", GOOD, "oops")
-    assert main(command) == 1
-    said = capsys.readouterr().out
-    assert f"1 rows and 0 single values were left out; each is explained in {tmp_path}/r.jsonl" in said
-    command[2] = str(tmp_path / "nowhere")
-    assert main(command) == 2
-    assert "nowhere: expected a folder or a file" in capsys.readouterr().err
-
-
-def test_the_command_takes_database_and_images_from_the_configuration(tmp_path: Path) -> None:
-    folder, here, there = tmp_path / "shop", f"sqlite:///{tmp_path}/here.db", f"sqlite:///{tmp_path}/there.db"
-    (folder / "images").mkdir(parents=True)
-    Image.new("RGB", (8, 8)).save(folder / "images" / "hat.png")
-    (folder / "items.csv").write_text("item_id,images\nhat,images/hat.png\n")
-    config = tmp_path / "night.toml"
-    config.write_text(f'[paths]\ndatabase = "{here}"\nimages = "{folder}"\n')
-    command = ["import", "generic", str(folder), "--quiet", "--rejects", str(tmp_path / "r.jsonl")]
-    absolute = str(folder / "images" / "hat.png")
-    for options, database, stored in (
-        (["--config", str(config)], here, "images/hat.png"),
-        (["--config", str(config), "--images", str(folder / "images")], here, "hat.png"),
-        (["--config", str(config), "--database", there], there, "images/hat.png"),
-        (["--database", there], there, absolute),  # not the images folder of a configuration that was not named
-    ):
-        assert main([*command, *options]) == 0
-        engine = open_database(database)
-        assert load_items(engine)["images"].to_list() == [[stored]]
-        engine.dispose()
