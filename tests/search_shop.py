@@ -7,6 +7,8 @@ import atexit
 import io
 import shutil
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import cache
 from pathlib import Path
@@ -14,8 +16,10 @@ from typing import Any
 
 import numpy as np
 import polars as pl
+import pytest
+from fastapi.testclient import TestClient
 from PIL import Image
-from service_shop import CUTOFF, ITEM_IDS, build_release, items, publish_saved
+from service_shop import CUTOFF, ITEM_IDS, build_release, ids, items, publish_saved, serve, settings_for
 from sqlalchemy import Engine
 
 from pipelines.config import Paths
@@ -24,8 +28,11 @@ from pipelines.night_config import NightConfig
 from pipelines.search import build_search
 from recsys.alignment.spaces import save_spaces
 from recsys.alignment.train import AlignmentConfig, train_alignment
+from recsys.data.database import open_database, upgrade_database
 from recsys.data.load import attribute_tokens
+from recsys.data.store import put_items
 from recsys.schema import ITEMS, REVIEWS, validate
+from service.deps import Service
 
 SAID = "It squeaks at every step."  # the review of red-05, and nowhere else
 
@@ -68,6 +75,47 @@ def publish_searchable(engine: Engine) -> Path:
     releases, pictures, version = searchable()
     publish_saved(engine, releases, version)
     return pictures
+
+
+@contextmanager
+def serving(engine: Engine) -> Iterator[tuple[TestClient, Service]]:
+    """A client of a service with this release, ready to search, and the app's parts."""
+    put_items(engine, items())
+    pictures = publish_searchable(engine)
+    with serve(engine, settings_for(engine, images=str(pictures))) as (client, service):
+        live = service.live.current
+        assert live is not None
+        assert live.release.embedder is not None
+        assert live.release.embedder.wait(120)
+        service.newcomers.flush()
+        yield client, service
+
+
+@contextmanager
+def standing_client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """The same on a database of its own, for tests that change nothing."""
+    engine = open_database(f"sqlite:///{tmp_path_factory.mktemp('search') / 'shop.db'}")
+    upgrade_database(engine)
+    with serving(engine) as (client, _):
+        yield client
+    engine.dispose()
+
+
+def find(client: TestClient, **body: Any) -> dict[str, Any]:
+    """The answer to a search by words that must go well."""
+    answer = client.post("/v1/search", json=body)
+    assert answer.status_code == 200, answer.text
+    return answer.json()
+
+
+def find_like(client: TestClient, data: bytes, **fields: Any) -> Any:
+    """The response to a search by a picture."""
+    return client.post("/v1/search", files={"image": ("photo", data)}, data=fields)
+
+
+def reds(answer: dict[str, Any]) -> int:
+    """How many red items an answer has."""
+    return sum(item_id.startswith("red") for item_id in ids(answer))
 
 
 def picture(colour: str, rng: np.random.Generator | None = None, form: str = "JPEG", **options: Any) -> bytes:
