@@ -1,6 +1,7 @@
 """The README and the readers' pages say what is there: files, headings, commands, flags, columns, calls."""
 
 import argparse
+import contextlib
 import importlib
 import io
 import json
@@ -94,13 +95,35 @@ def code(page: Path) -> Iterator[str]:
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_command_line_of_a_block_can_be_parsed(page: Path) -> None:
-    for _, content in blocks(page, "bash"):
-        for line in content.splitlines():
-            words = shlex.split(line, comments=True) if "recsys " in line else []
-            places = [place for place, word in enumerate(words) if word.rpartition("/")[2] == "recsys"]
-            for place in places:
-                command, *rest = words[place + 1 :]
+    lines = [line for _, content in blocks(page, "bash") for line in content.splitlines() if "recsys " in line]
+    assert [(line, problem) for line in lines if (problem := refused(line)) is not None] == []
+
+
+def test_a_command_line_that_cannot_be_parsed_is_noticed() -> None:
+    assert refused("recsys publish VERSION --config pipelines/nightly.toml") is None
+    assert refused("RECSYS_HOST=x .venv/bin/recsys publish VERSION  # a comment") is None
+    assert "unrecognized arguments: --now" in str(refused("recsys publish VERSION --now"))
+    assert "required: VERSION" in str(refused("recsys publish"))
+    assert "unknown command nothing" in str(refused("recsys nothing"))
+
+
+def refused(line: str) -> str | None:
+    """What is wrong with the commands of a shell line; None where they can be parsed."""
+    words = shlex.split(line, comments=True)
+    places = [place for place, word in enumerate(words) if word.rpartition("/")[2] == "recsys"]
+    for place in places:
+        command, *rest = words[place + 1 :]
+        if command not in COMMANDS:
+            return f"unknown command {command}"
+        said = io.StringIO()
+        try:
+            with contextlib.redirect_stderr(said):
                 parser_of(command).parse_args(rest)
+        except argparse.ArgumentError as error:
+            return str(error)
+        except SystemExit:  # how argparse refuses what exit_on_error does not cover
+            return said.getvalue()
+    return None
 
 
 def test_every_make_target_exists() -> None:
