@@ -13,6 +13,7 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 from string import Template
+from textwrap import fill
 from typing import Any
 
 import matplotlib
@@ -72,8 +73,10 @@ def section(name: str, result: Result, picture: str) -> str:
     lines = [
         f"## {name}",
         "",
-        f"{protocol['test_products']:,} test products, {protocol['fit_products']:,} to learn from, split by product; "
-        f"pictures by `{protocol['image_model']}`, words by `{protocol['text_model']}`.",
+        _wrapped(
+            f"{protocol['test_products']:,} test products, {protocol['fit_products']:,} to learn from, split by "
+            f"product; pictures by `{protocol['image_model']}`, words by `{protocol['text_model']}`."
+        ),
         "",
         f"![recall@1 and recall@10 of every method on {name}]({picture})",
         "",
@@ -98,12 +101,18 @@ def section(name: str, result: Result, picture: str) -> str:
     lines.append("")
     for line in result["comparison"]:
         ratio = line["mean_b"] / line["mean_a"] if line["mean_a"] else float("inf")
-        lines.append(
+        said = (
             f"- {line['direction']}: the default finds {line['mean_b']:.3f} first, the best single objective "
             f"({line['best']}) {line['mean_a']:.3f}: {ratio:.2f} times as many; difference {line['difference']:+.3f}, "
             f"{line['confidence']:.0%} interval {line['low']:+.3f} to {line['high']:+.3f}."
         )
+        lines.append(_wrapped(said, hanging="  "))
     return "\n".join(lines) + "\n"
+
+
+def _wrapped(prose: str, hanging: str = "") -> str:
+    """Lines of 120 characters at most, as the page's other prose."""
+    return fill(prose, 120, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
 
 
 def reviews_section(result: Result) -> str:
@@ -112,17 +121,21 @@ def reviews_section(result: Result) -> str:
     lines = [
         "## What only reviewers say",
         "",
-        f"The demonstration shop ({result['items']:,} products) plants traits that no title, description or picture "
-        "shows. A shopper's words for each are searched in the embedding, among the products of the kinds that can "
-        "have it; mean average precision, and beside it what an order without knowledge gives.",
+        _wrapped(
+            f"The demonstration shop ({result['items']:,} products) plants traits that no title, description or "
+            "picture shows. A shopper's words for each are searched in the embedding, among the products of the kinds "
+            "that can have it; mean average precision, and beside it what an order without knowledge gives."
+        ),
         "",
         "| reviews | mean | by chance |",
         "|---|---|---|",
         *(f"| {row['pooling']} | {row['mean']:.3f} | {row['by chance']:.3f} |" for row in rows),
         "",
-        "By trait, with the default pooling: "
-        + ", ".join(f"{k} {v:.2f}" for k, v in rows[0].items() if k not in ("pooling", "mean", "by chance"))
-        + ".",
+        _wrapped(
+            "By trait, with the default pooling: "
+            + ", ".join(f"{k} {v:.2f}" for k, v in rows[0].items() if k not in ("pooling", "mean", "by chance"))
+            + "."
+        ),
     ]
     return "\n".join(lines) + "\n"
 
