@@ -12,7 +12,6 @@ that train one objective alone.
 """
 
 import argparse
-import json
 import multiprocessing
 import os
 import time
@@ -22,9 +21,10 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.crossmodal_measures import measure, neighbours_kept, ranks_of
+from benchmarks.crossmodal_measures import measure, neighbours_kept, queries_per_second, ranks_of
 from benchmarks.crossmodal_methods import METHODS, Answer, Material, answer
 from benchmarks.products import read_pairs, read_products
+from benchmarks.protocol import write_json
 from recsys.alignment.concepts import Concepts, imagenet_names
 from recsys.encoders import (
     ImageEncoderConfig,
@@ -37,6 +37,7 @@ from recsys.encoders import (
 from recsys.evaluation.compare import compare
 
 SEED = 0
+HUBS_LEFT = "default, hubs left"  # the same aligner, its likeness as it is
 _material: tuple[Material, Any] | None = None  # of a worker process
 
 
@@ -83,8 +84,7 @@ def main() -> None:
             for row in its_rows:
                 print("  ".join(f"{k} {v:.3f}" if isinstance(v, float) else str(v) for k, v in row.items()), flush=True)
             if arguments.json:  # after every method: a run that is cut off keeps what it has measured
-                text = json.dumps(result, indent=1, ensure_ascii=False)
-                arguments.json.write_text(text + "\n", encoding="utf-8")
+                write_json(arguments.json, result)
     for line in result["comparison"]:
         print(f"{line['direction']}: {line['mean_b']:.3f}, {line['best']} {line['mean_a']:.3f}: {line['verdict']}")
 
@@ -129,17 +129,27 @@ def _rows_of(method: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
 
 
 def rows_of(method: str, found: Answer, category: Any, seconds: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The two rows of a method, and the ranks behind each of their recalls."""
+    """The two rows of a method, and the ranks behind each of their recalls.
+
+    Where hubs are taken back, two more rows say what is found when they are left.
+    """
     kept = {f"neighbours_kept_without_{name}": neighbours_kept(found.whole, part) for name, part in found.parts.items()}
-    rows, ranks = [], {}
+    rows, left, ranks = [], [], {}
     for query, other in (("image", "text"), ("text", "image")):
         direction = f"{query}→{other}"
-        likeness = found.sides[query] @ found.sides[other].T - found.hubs[query]
-        measured = measure(likeness, found.sides[query], found.sides[other], category)
+        likeness = found.sides[query] @ found.sides[other].T
+        rest = {
+            "queries_per_s": queries_per_second(found.sides[query], found.sides[other]),
+            "bytes_per_item": found.aligner.dim * 4,
+            "seconds": round(seconds, 1),
+            **kept,
+        }
+        if query in found.hubs:
+            left.append({"method": HUBS_LEFT, "direction": direction, **measure(likeness, category), **rest})
+            likeness = likeness - found.hubs[query]
         ranks[direction] = ranks_of(likeness)
-        size = {"bytes_per_item": found.aligner.dim * 4, "seconds": round(seconds, 1)}
-        rows.append({"method": method, "direction": direction, **measured, **size, **kept})
-    return rows, ranks
+        rows.append({"method": method, "direction": direction, **measure(likeness, category), **rest})
+    return rows + left, ranks
 
 
 def compare_default(ranks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:

@@ -45,7 +45,6 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "default": Method(DEFAULT, corrected=True),
-    "default, hubs left": Method(DEFAULT),
     "similarity": Method(replace(DEFAULT, method="similarity"), single=True),
     "ConSE": Method(replace(DEFAULT, method="conse"), single=True),
     "CCA": Method(replace(DEFAULT, method="cca"), single=True),
@@ -103,7 +102,7 @@ class Answer:
     sides: Mapping[str, Array]  # "image" and "text" → unit norm [test, dim]
     whole: Array  # unit norm [test, dim]
     parts: Mapping[str, Array]  # side that is missing → unit norm [test, dim]
-    hubs: Mapping[str, Array]  # side that is asked → what is taken off the other's likeness, [test]
+    hubs: Mapping[str, Array]  # side that is asked → what is taken off the other's likeness, [test]; empty: nothing
 
 
 def answer(method: Method, material: Material, seed: int, threads: int) -> Answer:
@@ -143,8 +142,9 @@ def answer(method: Method, material: Material, seed: int, threads: int) -> Answe
         whole=embed(*SIDES),
         parts={name: embed(*(other for other in SIDES if other != name)) for name in SIDES},
         hubs={
-            asked: SHARE * aligner.hubness(alone[other])[asked] if method.corrected else np.zeros(len(alone[other]))
+            asked: SHARE * aligner.hubness(alone[other])[asked]
             for asked, other in (SIDES, SIDES[::-1])
+            if method.corrected
         },
     )
 

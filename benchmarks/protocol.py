@@ -147,13 +147,13 @@ def show(dataset: str, protocol: str, rows: Sequence[Mapping[str, Any]], path: P
         command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
         whole = {"dataset": dataset, "protocol": protocol, "command": command, "rows": list(rows)}
         write_json(path, whole)
+        print(f"written to {path}")
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Write it where the command line said, folders included, and say so."""
+    """Write it where the command line said, folders included."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text(json.dumps(value, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
-    print(f"written to {path}")
 
 
 def _cell(value: Any) -> str:

@@ -31,24 +31,17 @@ python -m benchmarks.quality --results {results}
 `recommend()`; nothing was set by hand, and what it tunes, it tunes on an inner split of train. `ours: retrieval only`
 is the same release without its ranker, and `ours: without …` are nights that lack a part. Peers are what people use
 today, on the same data in the same run; the best of them is marked ◂. The interval is a paired bootstrap over users,
-95%, of the difference to that peer. Seconds and memory are of the whole, training, tuning and answering, on two cores
-that had other work too.
+95%, of the difference to that peer. Seconds and memory are of the whole, training, tuning and answering, on two cores.
 """
 
 FOOT = """## What helps, and what does not
 
-- **Sequences**: every part helps. The linear model over the whole catalogue at once, the user tower trained for every
-  moment, and the ranker over both each find what the others miss.
-- **Baskets**: the linear model with content knows nearly all that there is to know. Mixing it with other sources as
-  equals is worse than it alone, so tuning may put one source in the lead; the ranker then adds little.
-- **The next day**: most of what can be found are repeats, and which of somebody's things come again is hardly to be
-  told from one week. Ours leads by the rest.
-- **Newcomers**: nobody knows anything of them but what sells. From one version to the next, ours stood now a little
-  before the last day's best sellers and now a little behind.
-- **Cold articles**: picture and words together find far more than either, and the ranker learns their order from items
-  whose past was hidden from it.
-- **Not found to help**: other objectives than LambdaRank (XE-NDCG, binary), rankers mixed or bagged, more requests or
-  more time cuts than the defaults, trees that start from the order of retrieval.
+- **Sequences** gain most from the ranker; beside the best peer, rarely bought items gain most of all.
+- **Baskets** gain little from it: the linear model with content has most of what there is, which is why tuning may put
+  one source in the lead.
+- **The next day** is repeats for the most part. Of newcomers nothing is known, and nothing here beats the last day's
+  best sellers for them.
+- **Cold articles** are found by picture and words together far better than by either.
 """
 
 

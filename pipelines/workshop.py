@@ -96,8 +96,9 @@ class Workshop:
             self.config, self._latest = replace(config, tables=tables), None
             release = self.release_at(start)
         retrieval = tune_retrieval(tuner, release.retrieval)
-        if retrieval != config.retrieval:
-            self.config, self._latest = replace(self.config, retrieval=retrieval), None
+        self.config = replace(self.config, retrieval=retrieval)
+        # Weights change no table: what was fitted stays.
+        self._latest = replace(release, retrieval=replace(release.retrieval, config=retrieval))
 
     @property
     def trials(self) -> list[Trial]:

@@ -39,6 +39,19 @@ Scalar = bool | Annotated[int, Field(ge=-LARGEST_INT, le=LARGEST_INT)] | Finite 
 Attributes = Annotated[dict[Name, Name | Annotated[list[Name], Field(max_length=100)]], Field(max_length=200)]
 Images = Annotated[list[Picture], Field(max_length=50)]
 
+EXAMPLE_ITEM = {
+    "title": "Red wrap dress",
+    "description": "Knee-length wrap dress in soft viscose.",
+    "category": "Women > Dresses",
+    "brand": "Alba",
+    "family": "alba-wrap",
+    "price_cents": 4990,
+    "in_stock": True,
+    "attributes": {"colour": "red", "size": ["S", "M", "L"]},
+    "images": ["images/sku-58.jpg"],
+    "created_at": "2026-01-12T00:00:00Z",
+}
+
 EventType = Literal[EVENT_TYPES]  # type: ignore[valid-type]
 
 
@@ -143,24 +156,7 @@ class EventsAnswer(BaseModel):
 class ItemBody(Body):
     """An item, whole: a field left out is unknown from now on, except `created_at`, which stays."""
 
-    model_config = ConfigDict(
-        json_schema_extra={
-            "examples": [
-                {
-                    "title": "Red wrap dress",
-                    "description": "Knee-length wrap dress in soft viscose.",
-                    "category": "Women > Dresses",
-                    "brand": "Alba",
-                    "family": "alba-wrap",
-                    "price_cents": 4990,
-                    "in_stock": True,
-                    "attributes": {"colour": "red", "size": ["S", "M", "L"]},
-                    "images": ["images/sku-58.jpg"],
-                    "created_at": "2026-01-12T00:00:00Z",
-                }
-            ]
-        }
-    )
+    model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_ITEM]})
 
     title: Name | None = None
     description: Text | None = None
@@ -245,23 +241,7 @@ class ItemOut(BaseModel):
 
     model_config = ConfigDict(
         json_schema_extra={
-            "examples": [
-                {
-                    "id": "sku-58",
-                    "title": "Red wrap dress",
-                    "description": "Knee-length wrap dress in soft viscose.",
-                    "category": "Women > Dresses",
-                    "brand": "Alba",
-                    "family": "alba-wrap",
-                    "price_cents": 4990,
-                    "in_stock": True,
-                    "attributes": {"colour": "red", "size": ["S", "M", "L"]},
-                    "images": ["images/sku-58.jpg"],
-                    "created_at": "2026-01-12T00:00:00Z",
-                    "updated_at": "2026-01-31T10:00:00Z",
-                    "in_release": True,
-                }
-            ]
+            "examples": [{"id": "sku-58", **EXAMPLE_ITEM, "updated_at": "2026-01-31T10:00:00Z", "in_release": True}]
         }
     )
 

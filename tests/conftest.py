@@ -19,6 +19,7 @@ from sqlalchemy import Engine
 
 from recsys.data import tables
 from recsys.data.database import open_database, upgrade_database
+from recsys.data.store import put_items
 
 DATABASES = ("sqlite", "postgresql")
 TEMPLATE = "recsys_template"
@@ -56,6 +57,24 @@ def sqlite_template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("sqlite") / "template.db"
     _migrate(f"sqlite:///{path}")
     return path
+
+
+@pytest.fixture(scope="session")
+def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder for release directories, built once."""
+    return tmp_path_factory.mktemp("releases")
+
+
+@pytest.fixture
+def shop(engine: Engine, releases: Path) -> Engine:
+    """A database with the catalogue of service_shop.py and a live release, on SQLite and on PostgreSQL."""
+    return _with_shop(engine, releases)
+
+
+@pytest.fixture
+def sqlite_shop(sqlite_engine: Engine, releases: Path) -> Engine:
+    """The same on SQLite alone, where the database does not matter."""
+    return _with_shop(sqlite_engine, releases)
 
 
 @pytest.fixture(scope="session")
@@ -147,6 +166,14 @@ def one_row_of_each_table() -> list[tables.Base]:
         tables.Experiment(name="x1", variants=[{"name": "a", "release": "v1", "share": 1.0}], started_at=noon),
         tables.ApiKey(key_hash="0" * 64, name="storefront", scopes=["read"], created_at=noon),
     ]
+
+
+def _with_shop(engine: Engine, releases: Path) -> Engine:
+    from service_shop import items, publish  # brings faiss and LightGBM, which most tests here do without
+
+    put_items(engine, items())
+    publish(engine, releases)
+    return engine
 
 
 def _migrate(url: str) -> None:

@@ -24,7 +24,7 @@ def test_measures_by_hand() -> None:
     answers = np.eye(3, dtype=np.float32)
     queries = np.array([[1, 0, 0], [0.8, 0.6, 0], [0, 0.6, 0.8]], np.float32)
     assert ranks_of(queries @ answers.T).tolist() == [1, 2, 1]
-    measured = measure(queries @ answers.T, queries, answers, np.array(["a", "a", "b"]))
+    measured = measure(queries @ answers.T, np.array(["a", "a", "b"]))
     assert measured["recall@1"] == pytest.approx(2 / 3)
     assert measured["recall@5"] == 1
     assert measured["mrr"] == pytest.approx((1 + 1 / 2 + 1) / 3)

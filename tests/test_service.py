@@ -3,12 +3,11 @@
 from collections import Counter
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_shop import ITEM_IDS, event, ids, items, post, problem, publish, serve, settings_for
+from service_shop import ITEM_IDS, event, ids, items, post, problem, serve, settings_for
 from sqlalchemy import Engine, func, select
 
 from recsys.data.store import insert_events, put_items
@@ -16,28 +15,6 @@ from recsys.data.tables import Event, Item, Recommendation
 from recsys.schema import LONGEST_ID
 from service.deps import Service
 from service.slate_log import SlateLog
-
-
-@pytest.fixture(scope="session")
-def releases(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder for release directories, built once."""
-    return tmp_path_factory.mktemp("releases")
-
-
-@pytest.fixture
-def shop(engine: Engine, releases: Path) -> Engine:
-    """A database with the catalogue and a live release."""
-    put_items(engine, items())
-    publish(engine, releases)
-    return engine
-
-
-@pytest.fixture
-def sqlite_shop(sqlite_engine: Engine, releases: Path) -> Engine:
-    """The same on SQLite alone, where the database does not matter."""
-    put_items(sqlite_engine, items())
-    publish(sqlite_engine, releases)
-    return sqlite_engine
 
 
 @pytest.fixture

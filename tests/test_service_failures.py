@@ -4,7 +4,6 @@ from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
-import pytest
 from fastapi.testclient import TestClient
 from service_shop import CUTOFF, event, ids, items, post, problem, publish, serve, settings_for
 from sqlalchemy import Engine, text
@@ -12,22 +11,6 @@ from sqlalchemy import Engine, text
 from recsys.data.store import put_items
 from service.app import create_app
 from service.newest import newest_items
-
-
-@pytest.fixture
-def shop(engine: Engine, tmp_path: Path) -> Engine:
-    """A database with the catalogue and a live release."""
-    put_items(engine, items())
-    publish(engine, tmp_path / "releases")
-    return engine
-
-
-@pytest.fixture
-def sqlite_shop(sqlite_engine: Engine, tmp_path: Path) -> Engine:
-    """The same on SQLite alone, where the database does not matter."""
-    put_items(sqlite_engine, items())
-    publish(sqlite_engine, tmp_path / "releases")
-    return sqlite_engine
 
 
 def test_without_a_release_the_newest_items_are_answered(engine: Engine, tmp_path: Path) -> None:

@@ -16,10 +16,9 @@ import httpx2 as httpx
 import pytest
 from fastapi.testclient import TestClient
 from pydantic import TypeAdapter
-from service_shop import items, publish, serve, settings_for
+from service_shop import serve, settings_for
 from sqlalchemy import Engine, func, select
 
-from recsys.data.store import put_items
 from recsys.data.tables import Recommendation
 from recsys.errors import ConfigError
 from service import schemas, schemas_shop
@@ -30,15 +29,8 @@ from service.settings import read_settings
 
 
 @pytest.fixture
-def shop(sqlite_engine: Engine, tmp_path: Path) -> Engine:
-    put_items(sqlite_engine, items())
-    publish(sqlite_engine, tmp_path / "releases")
-    return sqlite_engine
-
-
-@pytest.fixture
-def running(shop: Engine) -> Iterator[tuple[TestClient, Service]]:
-    with serve(shop) as started:
+def running(sqlite_shop: Engine) -> Iterator[tuple[TestClient, Service]]:
+    with serve(sqlite_shop) as started:
         yield started
 
 
@@ -158,24 +150,24 @@ def test_a_moment_without_a_zone_is_utc_as_in_every_command(sqlite_engine: Engin
     assert settings_for(sqlite_engine, as_of=written).now() == datetime.fromisoformat(meant)
 
 
-def test_an_answer_can_be_made_for_a_moment_of_the_past(shop: Engine) -> None:
-    with serve(shop, settings_for(shop, as_of="2026-03-05T12:00:00Z")) as (client, service):
+def test_an_answer_can_be_made_for_a_moment_of_the_past(sqlite_shop: Engine) -> None:
+    with serve(sqlite_shop, settings_for(sqlite_shop, as_of="2026-03-05T12:00:00Z")) as (client, service):
         client.post("/v1/recommendations", json={})
         service.slate_log.flush()
-    with shop.connect() as connection:
+    with sqlite_shop.connect() as connection:
         assert connection.scalar(select(Recommendation.requested_at)).isoformat() == "2026-03-05T12:00:00+00:00"
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("workers", [1, 2])
 def test_the_command_serves_counts_over_its_workers_and_ends_in_order(
-    shop: Engine, tmp_path: Path, workers: int
+    sqlite_shop: Engine, tmp_path: Path, workers: int
 ) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     command = [sys.executable, "-m", "pipelines.cli", "serve", "--port", str(port), "--workers", str(workers)]
-    environment = {**os.environ, "RECSYS_DATABASE": str(shop.url)}
+    environment = {**os.environ, "RECSYS_DATABASE": str(sqlite_shop.url)}
     root = Path(__file__).parents[1]
     process = subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True, cwd=root)
     try:
@@ -202,5 +194,5 @@ def test_the_command_serves_counts_over_its_workers_and_ends_in_order(
         process.kill()
         process.wait()
         process.stderr.close()
-    with shop.connect() as connection:
+    with sqlite_shop.connect() as connection:
         assert connection.scalar(select(func.count()).select_from(Recommendation)) == 20

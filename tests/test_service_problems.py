@@ -2,22 +2,12 @@
 
 import json
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
-from service_shop import items, problem, publish, serve, settings_for
+from service_shop import problem, serve, settings_for
 from sqlalchemy import Engine
-
-from recsys.data.store import put_items
-
-
-@pytest.fixture
-def sqlite_shop(sqlite_engine: Engine, tmp_path: Path) -> Engine:
-    put_items(sqlite_engine, items())
-    publish(sqlite_engine, tmp_path)
-    return sqlite_engine
 
 
 @pytest.fixture

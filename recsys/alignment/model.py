@@ -214,7 +214,9 @@ def load_aligner(path: Path | str) -> Aligner:
         shape = Shape(**given | {"modalities": dict(given["modalities"]), "concepts": concepts})
         ensemble = Ensemble(shape)
         weights = load_file(str(folder / "aligner.safetensors"))
-        asked = {name.removeprefix(ASKED): weights.pop(name).numpy() for name in list(weights) if ASKED in name}
+        asked = {
+            name.removeprefix(ASKED): weights.pop(name).numpy() for name in list(weights) if name.startswith(ASKED)
+        }
         ensemble.load_state_dict(weights)
         return Aligner(ensemble, about["history"], asked)
     except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:

@@ -77,26 +77,40 @@ def train_alignment(
         torch.manual_seed(seed)
         ensemble = Ensemble(_shape(modalities, config, concepts or {}), config.temperature)
         if config.method in CLOSED_FORM:
-            aligner = Aligner(ensemble, _compute(ensemble, modalities, pairs, config, seed, held_out, concepts or {}))
-            aligner.know_questions(modalities, _usable(modalities, held_out), seed)
-            return aligner
-        examples = prepare_examples(modalities, pairs, config, ensemble, np.random.default_rng(seed), held_out)
-        epochs = _n_epochs(config, len(examples.fit_rows))
-        with (
-            tqdm(total=config.members * epochs, desc="align", unit="epoch", disable=not progress) as bar,
-            ThreadPoolExecutor(threads) as pool,
-        ):
-            seeds = torch.randint(2**62, (config.members,)).tolist()
-            jobs = []
-            for number, (member, member_seed) in enumerate(zip(ensemble.each_member(), seeds)):
-                objective = Objective(member, config)  # drawn here: the workers share torch's global generator
-                jobs.append(pool.submit(_train_member, member, objective, number, member_seed, examples, epochs, bar))
-            history = [epoch for job in jobs for epoch in job.result()]
-        with torch.inference_mode():
-            ensemble.fit_compression(_all_outputs(ensemble, examples))
+            history = _compute(ensemble, modalities, pairs, config, seed, held_out, concepts or {})
+        else:
+            history = _train(ensemble, modalities, pairs, config, seed, threads, progress, held_out)
         aligner = Aligner(ensemble, history)
         aligner.know_questions(modalities, _usable(modalities, held_out), seed)
     return aligner
+
+
+def _train(
+    ensemble: Ensemble,
+    modalities: Mapping[str, Modality],
+    pairs: NDArray[np.int32],
+    config: AlignmentConfig,
+    seed: int,
+    threads: int,
+    progress: bool,
+    held_out: NDArray[np.bool_] | None,
+) -> list[dict[str, float]]:
+    """Train the members beside each other and compress what they say; returns what happened in each epoch."""
+    examples = prepare_examples(modalities, pairs, config, ensemble, np.random.default_rng(seed), held_out)
+    epochs = _n_epochs(config, len(examples.fit_rows))
+    with (
+        tqdm(total=config.members * epochs, desc="align", unit="epoch", disable=not progress) as bar,
+        ThreadPoolExecutor(threads) as pool,
+    ):
+        seeds = torch.randint(2**62, (config.members,)).tolist()
+        jobs = []
+        for number, (member, member_seed) in enumerate(zip(ensemble.each_member(), seeds)):
+            objective = Objective(member, config)  # drawn here: the workers share torch's global generator
+            jobs.append(pool.submit(_train_member, member, objective, number, member_seed, examples, epochs, bar))
+        history = [epoch for job in jobs for epoch in job.result()]
+    with torch.inference_mode():
+        ensemble.fit_compression(_all_outputs(ensemble, examples))
+    return history
 
 
 def _shape(modalities: Mapping[str, Modality], config: AlignmentConfig, concepts: Mapping[str, Concepts]) -> Shape:

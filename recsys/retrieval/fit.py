@@ -59,8 +59,8 @@ class TablesConfig:
 
     def __post_init__(self) -> None:
         require_at_least("tables", self, neighbours=1, max_distance=1, distance_power=0, log_scale=0, shrinkage=0)
-        require_at_least("tables", self, linear_items=0, linear_block_items=0, linear_content=0, linear_attributes=0)
-        require_at_least("tables", self, heavy_shopper_power=0)
+        linear = ("linear_items", "linear_block_items", "linear_content", "linear_attributes")
+        require_at_least("tables", self, heavy_shopper_power=0, **dict.fromkeys(linear, 0))
         require_positive("tables", self, "linear_penalty", "trending_half_life_days")
 
 
