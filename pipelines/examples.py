@@ -20,7 +20,6 @@ class ExamplesConfig:
 
     Attributes:
         max_requests: of each time cut.
-        newcomers: at most this many requests without history for each request with one; what they take is what sells.
         negatives: retrieved candidates kept of each request besides the relevant ones, drawn evenly.
         hidden_share: of the items whose past is hidden at a time, for the ranker to learn the order among newcomers.
         hidden_draws: how many such parts are asked about, each at the price of one more fit; 0 leaves it out.
@@ -28,14 +27,13 @@ class ExamplesConfig:
     """
 
     max_requests: int = 12_000
-    newcomers: float = 10.0
     negatives: int = 150
     hidden_share: float = 0.1
     hidden_draws: int = 1
     tower_examples: int = 150_000
 
     def __post_init__(self) -> None:
-        require_at_least("examples", self, max_requests=1, newcomers=0, negatives=1, hidden_draws=0, tower_examples=1)
+        require_at_least("examples", self, max_requests=1, negatives=1, hidden_draws=0, tower_examples=1)
         require_share("examples", self, "hidden_share")
 
 
@@ -50,18 +48,20 @@ def rank_examples(
 ) -> list[Examples]:
     """Candidates of each question with their outcomes; questions whose answer was not retrieved teach nothing.
 
+    Nor does a question without a history, whose answer is not the ranker's to give: see recommend().
+
     ``among`` bool [n] restricts answers and alternatives to these items, as a filter of requests would.
 
     Returns:
         One Examples for each batch that has any.
     """
     rng = np.random.default_rng(seed)
-    chosen = _balanced(questions, config, rng)
+    chosen = np.flatnonzero(questions.history_lengths > 0).tolist()
     n_items = np.int64(len(release.item_ids))
     parts = []
     for start in progress(range(0, len(chosen), BATCH), label):
         batch = chosen[start : start + BATCH]
-        _, candidates, features = score_inputs(release, [questions.requests[i] for i in batch], among)
+        histories, candidates, features = score_inputs(release, [questions.requests[i] for i in batch], among)
         wanted = [
             place * n_items + release.rows[item_id]
             for place, i in enumerate(batch)
@@ -70,6 +70,7 @@ def rank_examples(
         ]
         request = candidates.request_of
         labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
+        labels &= histories.lengths[request] > 0  # a past of unknown items is none
         if among is not None:
             kept = np.flatnonzero(among[candidates.rows])
             labels, request, features = labels[kept], request[kept], features[kept]
@@ -79,18 +80,6 @@ def rank_examples(
             offsets = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
             parts.append(Examples(features[keep], labels[keep].astype(np.int8), offsets))
     return parts
-
-
-def _balanced(questions: EvaluationSet, config: ExamplesConfig, rng: np.random.Generator) -> list[int]:
-    """Positions of the questions to learn from: all with a history, and a draw of those without."""
-    known = questions.history_lengths > 0
-    newcomers = np.flatnonzero(~known)
-    # A shop where everybody is new still learns what newcomers take.
-    most = max(int(config.newcomers * known.sum()), 500)
-    if len(newcomers) > most:
-        newcomers = rng.choice(newcomers, most, replace=False)
-    chosen: list[int] = np.sort(np.concatenate([np.flatnonzero(known), newcomers])).tolist()
-    return chosen
 
 
 def _teaching_rows(

@@ -10,6 +10,7 @@ does not.
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -37,6 +38,7 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 HALF_LIVES_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
 SOLVED_TOGETHER = 16_000  # items of the linear model where that pays: a matrix of 1 GiB
 PENALTIES = (150.0, 500.0)  # each costs an inverse
+RESERVE = 0.5  # of the time, which no inverse may take: what each source is worth matters more
 SHRINKAGES = (0.0, 4.0, 16.0, 64.0)
 # Leaves, learning rate, smallest leaf: from coarse trees for few requests to fine ones for many.
 SHAPES = ((7, 0.08, 400), (31, 0.05, 100))
@@ -51,7 +53,7 @@ class TuningConfig:
 
     Attributes:
         enabled: False keeps every number as it is configured.
-        max_requests: of the label window, drawn evenly.
+        max_requests: of shoppers with a history in the label window, drawn evenly.
         seconds: of processor time for trials, after which no further one begins; what was not reached stays. Meant as
             a bound, not as a pace: reaching it is noted in the manifest, and two nights on the same input may differ.
     """
@@ -86,6 +88,12 @@ class Inner:
 
     histories: Histories
     wanted: list[np.ndarray]
+
+    @cached_property
+    def repeats(self) -> bool:
+        """Whether anybody took what they had before; where nobody does, their own things are no rivals."""
+        asked = zip(self.histories.spans(), self.wanted)
+        return any(np.isin(mine, self.histories.rows[start:stop]).any() for (start, stop), mine in asked)
 
     def ndcg(self, ranks: Sequence[np.ndarray]) -> Float64:
         """NDCG@K of each request from the rank of each wanted item, float64 [q]; inf where it was not found."""
@@ -157,20 +165,23 @@ class Tuner:
         self.inner = inner
         self.trials: list[Trial] = []
         self.ran_out = False
-        self._seconds_left = seconds
+        self._seconds = self._seconds_left = seconds
         self._pinned = pinned  # "table.key" of what was set by hand
 
-    def choose(self, name: str, now: Any, values: Sequence[Any], judge: Callable[[Any], Float64]) -> Any:
+    def choose(
+        self, name: str, now: Any, values: Sequence[Any], judge: Callable[[Any], Float64], *, reserve: float = 0.0
+    ) -> Any:
         """The best of ``values`` by the mean of ``judge(value)``, float64 [q]; ``now`` unless another is surely better.
 
-        ``now`` is always tried; it need not be one of the values.
+        ``now`` is always tried; it need not be one of the values. ``reserve`` is the share of all the time that is kept
+        for what comes later.
         """
-        if _is_pinned(name, self._pinned) or self._over():
+        if _is_pinned(name, self._pinned) or self._over(reserve):
             return now
         start = self._timed(judge, now)
         best, best_scores = now, start
         for value in values:
-            if value == now or self._over():
+            if value == now or self._over(reserve):
                 continue
             scores = self._timed(judge, value)
             if scores.mean() > best_scores.mean():
@@ -182,9 +193,10 @@ class Tuner:
         self.trials.append(Trial(name, now, best, float(start.mean()), float(best_scores.mean())))
         return best
 
-    def _over(self) -> bool:
-        self.ran_out = self.ran_out or self._seconds_left <= 0
-        return self.ran_out
+    def _over(self, reserve: float) -> bool:
+        over = self._seconds_left <= reserve * self._seconds
+        self.ran_out = self.ran_out or over
+        return over
 
     def _timed(self, judge: Callable[[Any], Float64], value: Any) -> Float64:
         started = time.process_time()
@@ -194,7 +206,13 @@ class Tuner:
 
 
 def tune_tables(
-    tuner: Tuner, content: IndexedContent, retrieval: Retrieval, events: Interactions, config: TablesConfig, now: float
+    tuner: Tuner,
+    content: IndexedContent,
+    retrieval: Retrieval,
+    events: Interactions,
+    config: TablesConfig,
+    now: float,
+    everybody: Inner,
 ) -> TablesConfig:
     """How the tables are counted: trending's half-life, the co-purchase cosine's shrinkage, the linear model's penalty
     and size.
@@ -206,6 +224,7 @@ def tune_tables(
         events: what it was fitted on.
         config: to start from.
         now: the start of the window, days since 1970.
+        everybody: who came in the window, newcomers too, whom what sells now is for; more of them, as it costs little.
     """
     inner = tuner.inner
     n_items = len(content.item_ids)
@@ -214,7 +233,7 @@ def tune_tables(
         order = np.argsort(-trending_scores(events, n_items, now, half_life), kind="stable")
         rank = np.empty(n_items)
         rank[order] = np.arange(1, n_items + 1)
-        return inner.ndcg([rank[mine] for mine in inner.wanted])
+        return everybody.ndcg([rank[mine] for mine in everybody.wanted])
 
     half_life = tuner.choose(
         "tables.trending_half_life_days", config.trending_half_life_days, HALF_LIVES_DAYS, by_trend
@@ -224,22 +243,27 @@ def tune_tables(
 
     def by_shrinkage(shrinkage: float) -> Float64:
         table = copurchase_of(events, n_items, replace(config, shrinkage=shrinkage))
-        return _table_ndcg(inner, table, decay["copurchase"])
+        return table_ndcg(inner, table, decay["copurchase"])
 
     shrinkage = tuner.choose("tables.shrinkage", config.shrinkage, SHRINKAGES, by_shrinkage)
     config = replace(config, shrinkage=shrinkage)
 
     def by_linear(**numbers: float) -> Float64:
-        return _table_ndcg(inner, linear_of(events, content, replace(config, **numbers)), decay["linear"])
+        return table_ndcg(inner, linear_of(events, content, replace(config, **numbers)), decay["linear"])
 
-    penalty = tuner.choose(
-        "tables.linear_penalty", config.linear_penalty, PENALTIES, lambda value: by_linear(linear_penalty=value)
-    )
-    config = replace(config, linear_penalty=penalty)
-    # Last, as the dearest trial; a shop that is solved whole already has nothing to gain.
+    # The dear ones, inverses, last, and the dearest of them at the end; a shop that is solved whole already has nothing
+    # to gain from it.
     sizes = (SOLVED_TOGETHER,) if n_items > config.linear_items else ()
-    size = tuner.choose("tables.linear_items", config.linear_items, sizes, lambda value: by_linear(linear_items=value))
-    return replace(config, linear_items=size)
+    for key, values in (("linear_penalty", PENALTIES), ("linear_items", sizes)):
+        chosen = tuner.choose(
+            f"tables.{key}",
+            getattr(config, key),
+            values,
+            lambda value, key=key: by_linear(**{key: value}),
+            reserve=RESERVE,
+        )
+        config = replace(config, **{key: chosen})
+    return config
 
 
 def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
@@ -254,7 +278,7 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
             f"retrieval.step_decay.{name}",
             config.step_decay[name],
             DECAYS,
-            lambda value, table=table: _table_ndcg(inner, table, value),
+            lambda value, table=table: table_ndcg(inner, table, value),
         )
         config = replace(config, step_decay=config.step_decay | {name: decay})
     everything = replace(retrieval, config=replace(config, most=len(retrieval.trending) + 1))
@@ -264,9 +288,13 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
         start + np.flatnonzero(np.isin(brought.rows[start:stop], mine))
         for (start, stop), mine in zip(spans, inner.wanted)
     ]
+    rivals = np.ones(len(brought), bool)
+    if not inner.repeats:
+        for (start, stop), (first, last) in zip(spans, inner.histories.spans()):
+            rivals[start:stop] = ~np.isin(brought.rows[start:stop], inner.histories.rows[first:last])
 
     def ranks_by(weights: dict[str, float]) -> list[np.ndarray]:
-        fused = fuse(brought.ranks.T, weights)
+        fused = np.where(rivals, fuse(brought.ranks.T, weights), -np.inf)
         return [
             (fused[start:stop] >= fused[mine][:, None]).sum(axis=1) if len(mine) else np.zeros(0)
             for (start, stop), mine in zip(spans, places)
@@ -325,14 +353,18 @@ def tune_ranker(
     return replace(config, leaves=leaves, learning_rate=rate, min_leaf=smallest)
 
 
-def _table_ndcg(inner: Inner, table: ItemTable, decay: float) -> Float64:
-    """NDCG of one table alone, with this decay a step."""
+def table_ndcg(inner: Inner, table: ItemTable, decay: float) -> Float64:
+    """NDCG of one table alone, with this decay a step, among what is new to the shopper.
+
+    What they have resembles it most of all: it would stand before everything that a table is there to find.
+    """
     steps = steps_from_newest(inner.histories)
     found = []
     for (start, stop), mine in zip(inner.histories.spans(), inner.wanted):
         past = inner.histories.rows[start:stop]
         weights: Float32 = np.float32(decay) ** steps[start:stop]
         rows, scores = sum_links([table], past, weights[None, :])
+        scores[:, np.isin(rows, past)] = 0
         here = np.flatnonzero(np.isin(rows, mine) & (scores[0] > 0))
         # Ties count against.
         found.append((scores[0] >= scores[0, here][:, None]).sum(axis=1) if len(here) else np.zeros(0))

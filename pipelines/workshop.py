@@ -83,15 +83,20 @@ class Workshop:
         for start, _ in cuts:  # oldest first: each goes on from the one before
             self.taste_at(start)
         release = self.release_at(start)
-        questions = self._questions(*cuts[-1], at_most=config.tuning.max_requests)
-        inner = inner_split(questions, release.rows, config.retrieval.history_limit)
+        inner, everybody = (
+            inner_split(questions, release.rows, config.retrieval.history_limit)
+            for questions in (
+                self._questions(*cuts[-1], at_most=config.tuning.max_requests),
+                self._questions(*cuts[-1], known_only=False),
+            )
+        )
         if not inner.wanted:
             return
         tuner = self._tuner = Tuner(inner, config.tuning.seconds, pinned)
         now = days_since_epoch(start)
         events = self.shop.interactions.select(self.shop.interactions.time_days < now)
         # How the tables are counted comes first: what a source is worth depends on it.
-        tables = tune_tables(tuner, self.content, release.retrieval, events, config.tables, now)
+        tables = tune_tables(tuner, self.content, release.retrieval, events, config.tables, now, everybody)
         if tables != config.tables:
             self.config, self._latest = replace(config, tables=tables), None
             release = self.release_at(start)
@@ -189,13 +194,16 @@ class Workshop:
         items[hidden] = taste.tower.item_vectors(content[hidden])
         return replace(taste, items=items)
 
-    def _questions(self, start: datetime, end: datetime, at_most: int | None = None) -> EvaluationSet:
+    def _questions(
+        self, start: datetime, end: datetime, at_most: int | None = None, known_only: bool = True
+    ) -> EvaluationSet:
         return build_requests(
             self.shop.events,
             start,
             end,
             target_types=self.shop.target_types,
             max_users=at_most or self.config.examples.max_requests,
+            known_only=known_only,
             seed=self.config.seed,
             history_limit=self.config.retrieval.history_limit,
         )

@@ -162,6 +162,16 @@ class Interactions:
         return self.select(np.isin(self.event_types, [EVENT_CODE[name] for name in names]))
 
 
+def newest_of_each(events: Interactions, n_items: int) -> Interactions:
+    """Of each shopper and item only the newest event, in the same order."""
+    pairs = events.shoppers.astype(np.int64) * n_items + events.rows
+    # Sorted by time inside a shopper, so the newest is the first from the end.
+    _, from_the_end = np.unique(pairs[::-1], return_index=True)
+    newest = np.zeros(len(events), bool)
+    newest[len(events) - 1 - from_the_end] = True
+    return events.select(newest)
+
+
 def read_interactions(events: pl.DataFrame, item_ids: Sequence[str]) -> Interactions:
     """Events (EVENTS columns) → arrays; events without a known item, and those that say nothing of taste, are left out.
 

@@ -156,14 +156,15 @@ def _score_shares(
 ) -> list[dict[str, float]]:
     """How much of each candidate's score is owed to image, text, reviews, attributes and behaviour.
 
-    With a ranker: its features' exact contributions (TreeSHAP), summed by what they look at; without: each source's
-    summand of the fused score. What compares embeddings is shared out over the modalities by embedding_shares(), asked
-    by the mean of the shopper's past. What is the same for every candidate (the shopper's own features) is left out.
+    Where the ranker ordered: its features' exact contributions (TreeSHAP), summed by what they look at; elsewhere: each
+    source's summand of the fused score. What compares embeddings is shared out over the modalities by
+    embedding_shares(), asked by the mean of the shopper's past. What is the same for every candidate (the shopper's own
+    features) is left out.
 
     Source: Lundberg et al. 2020, Nature Machine Intelligence 2.
     """
     rows = candidates.rows[np.asarray(positions, int)]
-    if release.ranker is not None and features is not None:
+    if release.ranker is not None and features is not None and len(past):
         names, owed = FEATURES, release.ranker.contributions(features[positions])
     else:
         weights = np.array([release.retrieval.config.fusion_weight[source] for source in SOURCES], np.float32)

@@ -186,10 +186,10 @@ def recipe(index: IndexConfig = EXACT, **retrieval: object) -> RecipeConfig:
 def build_release(
     shop: Shop, vectors: ItemVectors, config: RecipeConfig | None = None, *, ranker: bool = True
 ) -> Release:
-    """A release of the shop as of CUTOFF, its ranker learned from three earlier days; see recipe()."""
+    """A release of the shop as of CUTOFF, its ranker learned from four windows of two days before; see recipe()."""
     config = config or recipe()
-    days = [CUTOFF - timedelta(days=back) for back in (4, 3, 2)]
-    cuts = [(day, day + timedelta(days=1)) for day in days] if ranker else []
+    days = [CUTOFF - timedelta(days=back) for back in (10, 8, 6, 4)]
+    cuts = [(day, day + timedelta(days=2)) for day in days] if ranker else []
     release = Workshop(shop, vectors, config, lambda steps, _: steps).ranked_release(cuts, CUTOFF)
     manifest = replace(release.manifest, config={"retrieval": config.retrieval.__dict__, "seed": config.seed})
     return replace(release, manifest=manifest)

@@ -166,7 +166,6 @@ def test_paths_alone(tmp_path):
         ("ranker.learning_rate", "nan"),
         ("examples.negatives", "-1"),
         ("examples.hidden_share", "1.0"),
-        ("examples.newcomers", "inf"),
         ("users.epochs", "-1"),
         ("users.dropout", "1.0"),
         ("users.lr", "0.0"),

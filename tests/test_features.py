@@ -214,7 +214,12 @@ def test_item_features_by_hand():
     assert same(came["review_count"], [2, 2, 0, 0, 0])
 
 
-def test_sales_are_pieces_and_interest_is_every_event():
+def test_who_takes_ten_of_a_thing_is_one_shopper_who_wants_it():
+    came = item_features(purchases([0] * 10 + [1, 2], [0] * 10 + [1, 1], [99.5] * 12))
+    assert came["sales_share_1d"] == pytest.approx(np.log1p(np.array([1, 2, 0, 0, 0]) / 3 * 1e6))
+
+
+def test_interest_is_of_everybody_who_had_to_do_with_it_and_pieces_are_counted_by_buyer():
     events = purchases([0, 1, 2], [0, 1, 1], [99.5, 99.5, 99.5])
     codes = np.array([4, 1, 1], np.int8)  # a purchase and two views
     events = type(events)(events.shoppers, events.rows, codes, events.time_days, np.array([3, 1, 1], np.float32))

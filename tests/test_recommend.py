@@ -15,6 +15,7 @@ from recsys.artifacts import save_release
 from recsys.errors import LeakageError
 from recsys.recommend import BATCH, recommend
 from recsys.request import RUNGS, Interaction, Request
+from recsys.retrieval.retrieve import SOURCES
 from tests.builders import CUTOFF, EXACT, LISTS, build_release, build_shop, mixed_requests, recipe
 
 NOBODY = Request(requested_at=CUTOFF)
@@ -132,6 +133,19 @@ def test_whoever_is_unknown_gets_what_sells_now(release, request_):
     assert len(slate.items) == 12
     plain = recommend(release, [NOBODY])[0]
     assert ids_of(slate) == ids_of(plain)
+
+
+def test_a_newcomer_gets_the_order_of_what_sells_and_not_the_rankers(release):
+    selling = replace(release.retrieval.config, fusion_weight=dict.fromkeys(SOURCES, 0.0) | {"trending": 1.0})
+    release = replace(release, retrieval=replace(release.retrieval, config=selling))
+    nobody, known = replace(NOBODY, limit=5), shopper("red-005", "red-006", limit=5)
+    (slate,) = recommend(release, [nobody])
+    best = [row for row in release.retrieval.trending_rows.tolist() if release.in_stock[row]]
+    assert ids_of(slate) == [release.item_ids[row] for row in best[:5]]
+    # In one batch with somebody known, both get what is theirs, and the known one the ranker's order.
+    (ranked,) = recommend(release, [known])
+    assert recommend(release, [nobody, known]) == [slate, ranked]
+    assert ids_of(ranked) != ids_of(recommend(replace(release, ranker=None), [known])[0])
 
 
 @pytest.mark.parametrize("number", [0, 1, 2, 3])  # without picture, words, both; without category, price and arrival

@@ -95,6 +95,15 @@ def test_other_targets():
     assert build_requests(events, START, END, target_types=("add-to-cart",)).relevant == [["hat"]]
 
 
+def test_those_without_a_history_may_be_left_out_before_the_draw():
+    known = [(f"k{n}", "s", "detail-page-view", "hat", -30) for n in range(5)]
+    events = events_of(*known, *[(f"{kind}{n}", "s", "purchase", "hat", 1) for kind in "kn" for n in range(5)])
+    assert len(build_requests(events, START, END)) == 10
+    questions = build_requests(events, START, END, known_only=True)
+    assert [request.user_id for request in questions.requests] == [f"k{n}" for n in range(5)]
+    assert len(build_requests(events, START, END, known_only=True, max_users=3)) == 3
+
+
 def test_a_draw_is_the_same_for_a_seed_whatever_the_order_of_the_events():
     rng = np.random.default_rng(0)
     events = events_of(*[(f"u{n}", "s", "purchase", f"i{n % 7}", int(rng.integers(24))) for n in range(200)])

@@ -91,6 +91,12 @@ def test_sources_by_hand():
     assert [nobody[row].get("new") for row in range(5)] == [0.25, pytest.approx(1 / 3), 0.5, None, 1.0]
 
 
+def test_what_sells_now_counts_each_buyer_once_as_of_their_newest_purchase():
+    # One takes item 0 ten times, two take item 1 once each, one of them twice within a day.
+    events = purchases([0] * 10 + [1, 1, 2], [0] * 10 + [1, 1, 1], [99.0] * 10 + [98.0, 99.0, 98.0])
+    assert trending_scores(events, 3, 100.0, half_life_days=1.0) == pytest.approx([0.5, 0.5 + 0.25, 0.0])
+
+
 def test_ranks_and_the_fused_order():
     candidates = retrieve(small_retrieval(), histories_of([(0, "purchase", 2.0), (1, "purchase", 1.0)], now_days=NOW))
     config = RetrievalConfig()

@@ -15,6 +15,7 @@ from pipelines.tuning import (
     chosen_numbers,
     inner_split,
     start_from,
+    table_ndcg,
     tune_ranker,
     tune_retrieval,
     tune_tables,
@@ -65,6 +66,52 @@ def test_time_that_is_up_leaves_the_rest_as_it_was_and_says_so():
     assert tuner.ran_out
 
 
+def test_dear_trials_leave_time_for_what_comes_later():
+    tuner = Tuner(nobody(), seconds=60)
+    assert tuner.choose("dear", 1, (2,), lambda value: pytest.fail(f"tried {value}"), reserve=1.0) == 1
+    assert tuner.choose("cheap", 1, (2,), lambda value: np.full(10, float(value))) == 2
+
+
+def alike(*groups, n):
+    """A table in which the items of each group resemble one another, the first of each most of all."""
+    neighbours, weights = np.full((n, 4), -1, np.int32), np.zeros((n, 4), np.float32)
+    for group in groups:
+        for row in group:
+            others = [other for other in group if other != row]
+            neighbours[row, : len(others)] = others
+            weights[row, : len(others)] = np.linspace(1, 0.5, len(others))
+    return ItemTable(neighbours, weights)
+
+
+def test_a_table_is_judged_by_what_is_new_to_the_shopper():
+    """Items 0, 1, 2 resemble one another most of all, and 3 follows: who has the three is not asked for them again."""
+    inner = Inner(histories_of([(0, "purchase", 1.0), (1, "purchase", 1.0), (2, "purchase", 1.0)]), [np.array([3])])
+    assert not inner.repeats
+    assert table_ndcg(inner, alike((0, 1, 2, 3), n=5), 1.0) == pytest.approx([1.0])
+    again = Inner(inner.histories, [np.array([2, 3])])
+    assert again.repeats
+    # What comes again is another source's to bring: here it only cannot be found.
+    assert table_ndcg(again, alike((0, 1, 2, 3), n=5), 1.0) == pytest.approx([1 / (1 + 1 / np.log2(3))])
+
+
+def test_own_things_are_rivals_only_where_somebody_takes_them_again(release):
+    """A shopper's own things lead every list; where nobody takes them again, that is no reason to trust no list."""
+    n = len(release.item_ids)
+    groups = [range(start, start + 4) for start in range(0, n - 3, 4)]
+    tables = {name: alike(*groups, n=n) if name == "linear" else empty_table(n) for name in TABLES}
+    config = RetrievalConfig(fusion_weight=dict.fromkeys(SOURCES, 0.0) | {"linear": 1.0}, depth=20)
+    retrieval = replace(release.retrieval, tables=tables, config=config, taste_index=None)
+    histories = histories_of(*[[(group[place], "purchase", 1.0) for place in range(3)] for group in groups])
+
+    def trials(wanted):
+        tuner = Tuner(Inner(histories, wanted), seconds=60)
+        tune_retrieval(tuner, retrieval)
+        return [trial.name for trial in tuner.trials if "fusion_weight" in trial.name or "lead" in trial.name]
+
+    assert trials([np.array([group[3]]) for group in groups]) == []  # found in the first place already
+    assert trials([np.array([group[0]]) for group in groups]) != []
+
+
 @pytest.fixture(scope="module")
 def release():
     return build_release(*build_shop())
@@ -85,6 +132,7 @@ def test_the_decay_and_the_weight_that_were_planted_are_found(release):
     retrieval = replace(release.retrieval, tables=tables, config=config, taste_index=None)
     rng = np.random.default_rng(0)
     pairs = [rng.choice(n, 2, replace=False) for _ in range(60)]
+    pairs = [(first, second) for first, second in pairs if first != (second + 7) % n]  # nobody takes a again
     requests = [
         Request(
             requested_at=CUTOFF,
@@ -148,7 +196,7 @@ def test_the_linear_model_solves_more_together_where_that_finds_more(release):
     for solved, chosen in ((n // 2, SOLVED_TOGETHER), (n, n)):
         config = TablesConfig(linear_items=solved, linear_block_items=0)
         tuner = Tuner(inner, seconds=60, pinned=("tables.shrinkage", "tables.trending_half_life_days"))
-        tuned = tune_tables(tuner, content, release.retrieval, events, config, now=1.0)
+        tuned = tune_tables(tuner, content, release.retrieval, events, config, now=1.0, everybody=inner)
         assert tuned.linear_items == chosen
 
 

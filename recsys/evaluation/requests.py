@@ -54,6 +54,7 @@ def build_requests(
     target_types: Sequence[str] = ("purchase",),
     history_limit: int = 100,
     max_users: int | None = None,
+    known_only: bool = False,
     seed: int = 0,
     limit: int = 12,
 ) -> EvaluationSet:
@@ -70,6 +71,7 @@ def build_requests(
         target_types: which events make an item relevant.
         history_limit: events kept of each history.
         max_users: draw this many shoppers, each as likely as the others; all of them where None.
+        known_only: leave out the shoppers without a history.
         seed: of that draw.
         limit: length of the slates to ask for.
 
@@ -96,6 +98,9 @@ def build_requests(
         .group_by("shopper", maintain_order=True)
         .agg(relevant=pl.col("item_id").unique(maintain_order=True))
     )
+    if known_only:
+        targets = targets.join(_past(known, start).select("shopper").collect(), on="shopper", how="semi")
+        targets = targets.sort("shopper")
     if max_users is not None and max_users < len(targets):
         drawn = np.random.default_rng(seed).choice(len(targets), max_users, replace=False)
         targets = targets[np.sort(drawn)]
@@ -118,6 +123,15 @@ def build_requests(
     return EvaluationSet(requests, asked["relevant"].to_list(), start, end)
 
 
+def _past(known: pl.LazyFrame, start: datetime) -> pl.LazyFrame:
+    """What a history is made of."""
+    return known.filter(
+        (pl.col("timestamp") < start)
+        & pl.col("item_id").is_not_null()
+        & pl.col("event_type").is_in(list(HISTORY_EVENT_TYPES))
+    )
+
+
 def _collect_histories(
     known: pl.LazyFrame, shoppers: pl.Series, start: datetime, history_limit: int
 ) -> dict[str, tuple[Interaction, ...]]:
@@ -126,8 +140,7 @@ def _collect_histories(
     Nobody's first event in the window has an earlier one in it, so "before the request" is "before the window".
     """
     past = (
-        known.filter((pl.col("timestamp") < start) & pl.col("item_id").is_not_null())
-        .filter(pl.col("event_type").is_in(list(HISTORY_EVENT_TYPES)))
+        _past(known, start)
         .join(pl.LazyFrame({"shopper": shoppers}), on="shopper", how="semi")
         .sort("shopper", "timestamp", "place")
         .group_by("shopper", maintain_order=True)

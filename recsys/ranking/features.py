@@ -12,7 +12,16 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.errors import LeakageError
-from recsys.histories import PURCHASE, Float32, Float64, Histories, Int32, Interactions, moment_of
+from recsys.histories import (
+    PURCHASE,
+    Float32,
+    Float64,
+    Histories,
+    Int32,
+    Interactions,
+    moment_of,
+    newest_of_each,
+)
 from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, rank_within, steps_from_newest
 
 Bool = npt.NDArray[np.bool_]
@@ -24,8 +33,8 @@ _SOURCE_FEATURES = tuple(f"{source}_{what}" for source in SOURCES for what in ("
     f"{table}_share" for table in TABLES
 )
 ITEM_FEATURES = (
-    *(f"sales_share_{days}d" for days in POPULARITY_WINDOWS_DAYS),  # of all sales in the window, ×1e6, log1p
-    *(f"interest_share_{days}d" for days in POPULARITY_WINDOWS_DAYS),  # the same over every event
+    *(f"sales_share_{days}d" for days in POPULARITY_WINDOWS_DAYS),  # of all buyers in the window, ×1e6, log1p
+    *(f"interest_share_{days}d" for days in POPULARITY_WINDOWS_DAYS),  # the same of who had to do with it at all
     "sales_trend",  # log ratio of the shortest window's share to the longest one's
     "days_since_last_sale",
     "sales_per_shopper",  # pieces per distinct buyer: is it bought again and again?
@@ -250,8 +259,9 @@ def fit_item_features(
     sales = purchases if len(purchases) else events
     n_windows = len(POPULARITY_WINDOWS_DAYS)
     for group, counted in enumerate((sales, events)):
+        shoppers = newest_of_each(counted, n_items)  # who takes ten of a thing is one shopper who wants it
         for place, window in enumerate(POPULARITY_WINDOWS_DAYS):
-            recent = counted.rows[counted.time_days >= as_of_days - window]
+            recent = shoppers.rows[shoppers.time_days >= as_of_days - window]
             share = np.bincount(recent, minlength=n_items) / max(len(recent), 1)
             out[:, group * n_windows + place] = np.log1p(share * 1e6)
     column = 2 * n_windows

@@ -153,8 +153,6 @@ def _grow(
         "feature_fraction": config.feature_fraction,
         "max_bin": 63,  # as good as 255 here, and half the time
         "lambdarank_truncation_level": config.truncation,
-        # Normalised, a request whose answer is easy would weigh as much as one that teaches something.
-        "lambdarank_norm": False,
         "monotone_constraints": [_direction(feature) for feature in FEATURES],
         "seed": seed,
         "num_threads": threads,

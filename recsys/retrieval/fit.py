@@ -7,7 +7,7 @@ import numpy as np
 from scipy import sparse
 
 from recsys.errors import LeakageError, require_at_least, require_positive
-from recsys.histories import Float32, Float64, Int32, Interactions, moment_of
+from recsys.histories import Float32, Float64, Int32, Interactions, moment_of, newest_of_each
 from recsys.retrieval.attributes import attribute_table
 from recsys.retrieval.index import IndexConfig, ItemIndex, build_index
 from recsys.retrieval.items import (
@@ -217,8 +217,11 @@ def linear_of(events: Interactions, content: IndexedContent, config: TablesConfi
 
 
 def trending_scores(events: Interactions, n_items: int, as_of_days: float, half_life_days: float) -> Float32:
-    """Σ over recent sales of 2^(-age / half-life), float32 [n]; over all events where nothing was ever sold."""
-    counted = _taken(events)
+    """Σ over an item's buyers of 2^(-age of their newest purchase / half-life), float32 [n].
+
+    Who takes ten of a thing is one shopper who wants it. Where nothing was ever sold, all events count alike.
+    """
+    counted = newest_of_each(_taken(events), n_items)
     weights = np.exp2(-(as_of_days - counted.time_days) / half_life_days)
     return np.bincount(counted.rows, weights=weights, minlength=n_items).astype(np.float32)
 
