@@ -56,16 +56,15 @@ def rank_examples(
         One Examples for each batch that has any.
     """
     rng = np.random.default_rng(seed)
-    chosen = np.flatnonzero(questions.history_lengths > 0).tolist()
     n_items = np.int64(len(release.item_ids))
     parts = []
-    for start in progress(range(0, len(chosen), BATCH), label):
-        batch = chosen[start : start + BATCH]
-        histories, candidates, features = score_inputs(release, [questions.requests[i] for i in batch], among)
+    for start in progress(range(0, len(questions), BATCH), label):
+        batch = slice(start, start + BATCH)
+        histories, candidates, features = score_inputs(release, questions.requests[batch], among)
         wanted = [
             place * n_items + release.rows[item_id]
-            for place, i in enumerate(batch)
-            for item_id in questions.relevant[i]
+            for place, taken in enumerate(questions.relevant[batch])
+            for item_id in taken
             if item_id in release.rows
         ]
         request = candidates.request_of
@@ -74,8 +73,8 @@ def rank_examples(
         if among is not None:
             kept = np.flatnonzero(among[candidates.rows])
             labels, request, features = labels[kept], request[kept], features[kept]
-        keep = _teaching_rows(labels, request, len(batch), config.negatives, rng)
-        sizes = np.bincount(request[keep], minlength=len(batch))
+        keep = _teaching_rows(labels, request, len(histories), config.negatives, rng)
+        sizes = np.bincount(request[keep], minlength=len(histories))
         if len(keep):
             offsets = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
             parts.append(Examples(features[keep], labels[keep].astype(np.int8), offsets))
