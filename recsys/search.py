@@ -26,7 +26,9 @@ from recsys.words import LONGEST_QUERY, WordIndex, idf, words_of
 
 logger = logging.getLogger(__name__)
 
-EXACT_ITEMS = 5_000  # where at most so many may be shown, all of them are compared
+# Where at most so many may be shown, all of them are compared: for fewer of a million, Faiss would walk most lists.
+EXACT_ITEMS = 20_000
+SMALL_CATALOGUE = 5_000  # in which common words are read too
 
 
 @dataclass(frozen=True)
@@ -183,9 +185,9 @@ def _candidates(
     said = reviewed = None
     if words and release.search is not None:
         n_items = len(release.item_ids)
-        said = _sum_words(release.search.words, words, n_items, config.common)
-        reviewed = _sum_words(release.search.reviews, words, n_items, config.common)
-        brought.append(_best_rows(said, reviewed, config.reviews, allowed, config.depth))
+        said = sum_words(release.search.words, words, n_items, config.common)
+        reviewed = sum_words(release.search.reviews, words, n_items, config.common)
+        brought.append(best_by_word(said, reviewed, config.reviews, allowed, config.depth))
         brought.append(said.whole[allowed[said.whole]][: config.depth])
     rows = np.unique(np.concatenate(brought)) if brought else np.zeros(0, np.int32)
     meaning = np.full(len(rows), np.nan, np.float32)
@@ -228,22 +230,22 @@ class Said:
 
     Attributes:
         total: float32 [n], BM25; 0 where none of the words is said.
-        rows: int32, where some word is said; a row may come again and again.
+        words: of each word the rows that say it, int32, ascending, and the most that it adds to any of them.
         whole: int32, ascending, where every word is said.
         telling: 0 to 1, the mean idf of the words as a share of that of a word that one item alone says.
     """
 
     total: Float32
-    rows: Int32
+    words: list[tuple[Int32, float]]
     whole: Int32
     telling: float
 
 
-def _sum_words(index: WordIndex, words: Sequence[str], n_items: int, common: float) -> Said:
+def sum_words(index: WordIndex, words: Sequence[str], n_items: int, common: float) -> Said:
     """Work is in the number of items that say a word, and not in that of the catalogue."""
     holders = {word: index.holders(word) for word in words}
     # A query of common words alone still has an answer.
-    telling = [word for word, n in holders.items() if n <= common * n_items or n_items < EXACT_ITEMS]
+    telling = [word for word, n in holders.items() if n <= common * n_items or n_items < SMALL_CATALOGUE]
     kept = telling if any(holders[word] for word in telling) else list(holders)
     kept.sort(key=lambda word: holders[word])
     total = np.zeros(n_items, np.float32)
@@ -256,24 +258,30 @@ def _sum_words(index: WordIndex, words: Sequence[str], n_items: int, common: flo
             break
         whole = whole[rows[np.minimum(rows.searchsorted(whole), len(rows) - 1)] == whole]
     weight = float(np.mean([idf(holders[word], n_items) for word in kept])) / idf(1, n_items) if kept else 0.0
-    everywhere = np.concatenate([rows for rows, _ in postings]) if postings else whole
-    return Said(total, everywhere, whole, min(weight, 1.0))
+    return Said(total, [(rows, float(values.max(initial=0))) for rows, values in postings], whole, min(weight, 1.0))
 
 
-def _best_rows(said: Said, reviewed: Said, weight: float, allowed: npt.NDArray[np.bool_], depth: int) -> Int32:
-    """The ``depth`` best rows by word among those that may be shown."""
-    rows = np.concatenate([said.rows, reviewed.rows])
-    rows = rows[allowed[rows]]
-    scores = said.total[rows] + np.float32(weight) * reviewed.total[rows]
-    # A row comes at most once for each word and index, so this many hold the best ones.
-    most = depth * 2 * LONGEST_QUERY
-    if len(rows) > most:
-        best = np.argpartition(-scores, most)[:most]
-        rows, scores = rows[best], scores[best]
-    rows, place = np.unique(rows, return_index=True)
-    if len(rows) > depth:
-        rows = rows[np.argpartition(-scores[place], depth)[:depth]]
-    return rows.astype(np.int32)
+def best_by_word(said: Said, reviewed: Said, weight: float, allowed: npt.NDArray[np.bool_], depth: int) -> Int32:
+    """The ``depth`` best rows by word among those that may be shown.
+
+    Words are read from the rarest on, until all that are left could not lift a row that says none of those read above
+    the ``depth`` best: a common word, which most rows say, mostly need not be read.
+
+    Source: MaxScore, Turtle and Flood 1995.
+    """
+    words = said.words + [(rows, weight * most) for rows, most in reviewed.words]
+    words.sort(key=lambda word: len(word[0]))
+    left = sum(most for _, most in words)
+    found, scores = np.zeros(0, np.int32), np.zeros(0, np.float32)
+    for rows, most in words:
+        found = np.union1d(found, rows[allowed[rows]])
+        scores = said.total[found] + np.float32(weight) * reviewed.total[found]
+        left -= most
+        if len(found) >= depth and np.partition(scores, -depth)[-depth] >= left:
+            break
+    if len(found) > depth:
+        found = found[np.argpartition(-scores, depth)[:depth]]
+    return found.astype(np.int32)
 
 
 def _sides(found: Found, config: SearchConfig) -> tuple[Float32, Float32]:

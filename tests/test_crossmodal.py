@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from benchmarks import crossmodal
+from benchmarks import align, crossmodal
 from benchmarks.alignment_page import section
 from benchmarks.crossmodal_measures import measure, neighbours_kept, ranks_of
 from benchmarks.crossmodal_methods import nearest
@@ -112,3 +112,16 @@ def test_the_default_is_compared_with_the_best_single_objective() -> None:
     (line,) = crossmodal.compare_default({method: {"text→image": rank} for method, rank in ranks.items()})
     assert (line["best"], line["mean_a"], line["mean_b"], line["verdict"]) == ("CCA", 0.5, 1.0, "better")
     assert line["low"] > 0.4
+
+
+def test_how_long_the_aligner_trains_is_told_of_the_shipped_night():
+    row = align.run(300, threads=1)
+    assert (row["items"], row["members"]) == (300, 4)
+    assert row["image_width"] > row["text_width"] > 0
+    assert row["train_s"] > 0
+
+
+def test_made_up_views_agree_on_who_resembles_whom():
+    views = align.made_up_views(200, {"image": 64, "text": 48}, seed=0)
+    alike = [np.triu(view.vectors @ view.vectors.T, 1) for view in views.values()]
+    assert np.corrcoef(alike[0].ravel(), alike[1].ravel())[0, 1] > 0.5

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import UnreadableImage
-from recsys.search import Query, SearchConfig, search
+from recsys.search import Query, SearchConfig, best_by_word, search, sum_words
 from recsys.search_index import SearchIndex
 from recsys.words import build_words
 from tests.builders import EXACT, LISTS, build_release, build_shop, recipe
@@ -147,12 +147,33 @@ def test_a_bad_picture_is_the_callers(release):
 
 
 def test_words_that_everything_says_count_only_where_there_are_no_others(release, monkeypatch):
-    monkeypatch.setattr("recsys.search.EXACT_ITEMS", 10)  # so that this shop counts as a large one
+    monkeypatch.setattr("recsys.search.SMALL_CATALOGUE", 10)  # so that this shop counts as a large one
     # "red" too is said by a quarter of it; the part "003" of the code is not.
     found = shown(search(release, Query("thing red-003", limit=80)))
     assert found[0] == "red-003"
     assert set(found) == {"red-003", "blue-003", "gold-003", "green-003"}
     assert len(search(release, Query("thing", limit=80)).items) == 80
+
+
+@pytest.mark.parametrize("share", [1.0, 0.1])
+def test_the_best_by_word_are_those_of_the_whole_sum_though_common_words_are_not_read(share):
+    rng = np.random.default_rng(0)
+    n_items, n_words, depth = 2_000, 200, 25
+    common_first = 1 / np.arange(3, n_words + 3)
+
+    def texts(length):
+        drawn = rng.choice(n_words, (n_items, length), p=common_first / common_first.sum())
+        return build_words(" ".join(f"word{number}" for number in each) for each in drawn)
+
+    said, reviewed, allowed = texts(6), texts(12), rng.random(n_items) < share
+    for _ in range(50):
+        words = [f"word{number}" for number in rng.choice(n_words, rng.integers(1, 5), replace=False)]
+        sums = [sum_words(index, words, n_items, common=1.0) for index in (said, reviewed)]
+        scores = np.where(allowed, sums[0].total + 0.5 * sums[1].total, 0)
+        best = best_by_word(*sums, 0.5, allowed, depth)
+        expected = np.sort(scores[scores > 0])[::-1][:depth]
+        assert np.sort(scores[best])[::-1] == pytest.approx(expected)
+        assert allowed[best].all()
 
 
 def test_a_query_of_a_thousand_words_is_cut(release):
