@@ -293,8 +293,12 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
         for (start, stop), (first, last) in zip(spans, inner.histories.spans()):
             rivals[start:stop] = ~np.isin(brought.rows[start:stop], inner.histories.rows[first:last])
 
+    # What each source says at weight 1: fuse() is linear in the weights.
+    said = np.stack([fuse(brought.ranks.T, dict.fromkeys(SOURCES, 0.0) | {source: 1.0}) for source in SOURCES])
+
     def ranks_by(weights: dict[str, float]) -> list[np.ndarray]:
-        fused = np.where(rivals, fuse(brought.ranks.T, weights), -np.inf)
+        fused = np.array([weights[source] for source in SOURCES], np.float32) @ said
+        fused[~rivals] = -np.inf
         return [
             (fused[start:stop] >= fused[mine][:, None]).sum(axis=1) if len(mine) else np.zeros(0)
             for (start, stop), mine in zip(spans, places)

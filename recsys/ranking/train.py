@@ -35,7 +35,7 @@ class RankerConfig:
     min_leaf: int = 200
     feature_fraction: float = 0.7
     truncation: int = 100
-    patience: int = 50
+    patience: int = 100
     held_out: float = 0.15
 
     def __post_init__(self) -> None:
