@@ -17,8 +17,8 @@ Rows = NDArray[np.int64]
 BLOCK = 8_192  # items whose neighbours are asked for at once
 NEIGHBOURS = 12  # of an item, that may be its duplicates
 ALIKE = 0.8  # cosine of encodings from which on a pair is looked at; the pixels or the words then decide
-# Of the picture's own contrast, at most, that two thumbnails of one picture differ by. Nearly all copies that are smaller
-# and compressed harder are below it, in each of four demonstration shops; other pictures mostly start at 0.1.
+# Of the picture's own contrast, at most, that two thumbnails of one picture differ by. Nearly all copies that are
+# smaller and compressed harder are below it, in each of four demonstration shops; others mostly start at 0.1.
 SAME_PICTURE = 0.085
 SAME_WORDS = 0.95  # of the words, at least, that two texts share: one in twenty may be another
 SAME_WORDS_TOO = 0.8  # the same, where the pictures are the same already
