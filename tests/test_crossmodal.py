@@ -123,5 +123,6 @@ def test_how_long_the_aligner_trains_is_told_of_the_shipped_night():
 
 def test_made_up_views_agree_on_who_resembles_whom():
     views = align.made_up_views(200, {"image": 64, "text": 48}, seed=0)
-    alike = [np.triu(view.vectors @ view.vectors.T, 1) for view in views.values()]
-    assert np.corrcoef(alike[0].ravel(), alike[1].ravel())[0, 1] > 0.5
+    image, text = (view.vectors @ view.vectors.T - 2 * np.eye(200) for view in views.values())
+    nearest = image.argmax(axis=1)
+    assert text[np.arange(200), nearest].mean() > 0.3  # of two drawn at random it is 0
