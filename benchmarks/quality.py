@@ -56,8 +56,9 @@ def main() -> None:
         raise SystemExit(f"{args.results}: expected the JSON files of the tables, came none")
     pictures = args.page.parent / args.page.stem
     pictures.mkdir(parents=True, exist_ok=True)
-    asked = dict.fromkeys(result["command"] for result in results.values() if result.get("command"))
-    commands = "\n".join(re.sub(r"\S*/(?=[^/\s])", "", command) for command in asked)  # files without their folders
+    asked = [result["command"] for result in results.values() if result.get("command")]
+    # Files without their folders; a command that wrote two tables stands there once.
+    commands = "\n".join(dict.fromkeys(re.sub(r"\S*/(?=[^/\s])", "", command) for command in asked))
     parts = [HEAD.format(commands=commands, results=args.results)]
     for name, result in results.items():
         parts.append("\n".join(section(name, result, pictures)))
