@@ -144,7 +144,7 @@ def draw_breakdowns(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
         axes.set_xlabel(f"{name} (below: users)")
         axes.set_ylabel(column)
         axes.spines[["top", "right"]].set_visible(False)
-    all_axes[0][0].legend(fontsize=8, frameon=False)
+    all_axes[0][0].legend(fontsize=8, frameon=False, ncols=2, loc="lower right", bbox_to_anchor=(1, 1))
     figure.tight_layout()
     return figure
 
