@@ -63,12 +63,12 @@ def bare_calls(release: Release, request: Request) -> Callable[[], object]:
     )[0]
     if retrieval.taste_index is None or release.ranker is None:
         raise SystemExit("expected a release with an index and a ranker")
-    index, booster, trees = retrieval.taste_index.index, release.ranker.booster, release.ranker.best_iteration
+    index, booster = retrieval.taste_index.index, release.ranker.booster
     depth = max(1, retrieval.config.depth // len(vectors))
 
     def call() -> None:
         index.search(vectors, depth)
-        booster.predict(features, num_iteration=trees, num_threads=1)
+        booster.predict(features, num_threads=1)
 
     return call
 

@@ -8,8 +8,9 @@ import numpy as np
 from recsys.artifacts import Release
 from recsys.errors import require_at_least, require_share
 from recsys.evaluation.requests import EvaluationSet
+from recsys.ranking.features import compute_features
 from recsys.ranking.train import Examples
-from recsys.recommend import BATCH, score_inputs
+from recsys.recommend import BATCH, find_candidates
 
 Progress = Callable[[Iterable[int], str], Iterable[int]]
 
@@ -48,7 +49,7 @@ def rank_examples(
 ) -> list[Examples]:
     """Candidates of each question with their outcomes; questions whose answer was not retrieved teach nothing.
 
-    Nor does a question without a history, whose answer is not the ranker's to give: see recommend().
+    Nor does a question without a history, whose answer is not the ranker's to give: see Histories.known.
 
     ``among`` bool [n] restricts answers and alternatives to these items, as a filter of requests would.
 
@@ -60,7 +61,7 @@ def rank_examples(
     parts = []
     for start in progress(range(0, len(questions), BATCH), label):
         batch = slice(start, start + BATCH)
-        histories, candidates, features = score_inputs(release, questions.requests[batch], among)
+        histories, candidates = find_candidates(release, questions.requests[batch], among)
         wanted = [
             place * n_items + release.rows[item_id]
             for place, taken in enumerate(questions.relevant[batch])
@@ -69,7 +70,9 @@ def rank_examples(
         ]
         request = candidates.request_of
         labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
-        labels &= histories.lengths[request] > 0  # a past of unknown items is none
+        labels &= histories.known[request]
+        teaches = np.bincount(request[labels], minlength=len(histories)) > 0
+        features = compute_features(candidates, histories, release.tables, only=teaches)
         if among is not None:
             kept = np.flatnonzero(among[candidates.rows])
             labels, request, features = labels[kept], request[kept], features[kept]

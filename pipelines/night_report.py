@@ -18,7 +18,7 @@ from recsys.evaluation import metrics
 from recsys.evaluation.report import ReportInput, Stage, night_report
 from recsys.evaluation.requests import EvaluationSet
 from recsys.evaluation.sheet import Sheet
-from recsys.recommend import recommend, score_inputs
+from recsys.recommend import find_candidates, recommend
 from recsys.retrieval.retrieve import SOURCES
 
 DEPTHS = (5, 10, 20, 50, 100, 200)
@@ -98,7 +98,7 @@ def _tuned(tuning: Mapping[str, Any]) -> list[str]:
 def recall_by_candidates(release: Release, questions: EvaluationSet) -> dict[str, list[tuple[int, float]]]:
     """Source → (candidates kept, share of what was taken that is among them), over up to 1,000 questions."""
     asked = questions.requests[:1000]
-    _, candidates, _ = score_inputs(release, asked)
+    _, candidates = find_candidates(release, asked)
     n_items = np.int64(len(release.item_ids))
     wanted = np.array(
         [

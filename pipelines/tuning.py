@@ -348,9 +348,8 @@ def tune_ranker(
 
     def judge(shape: tuple[int, float, int]) -> Float64:
         leaves, rate, smallest = shape
-        return try_ranker(
-            some, replace(config, leaves=leaves, learning_rate=rate, min_leaf=smallest), seed=seed, threads=threads
-        )
+        shaped = replace(config, leaves=leaves, learning_rate=rate, min_leaf=smallest)
+        return try_ranker(some, shaped, seed=seed, threads=threads)[0]
 
     now = (config.leaves, config.learning_rate, config.min_leaf)
     leaves, rate, smallest = tuner.choose("ranker.shape", now, SHAPES, judge)

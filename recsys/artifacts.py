@@ -95,7 +95,7 @@ class Release:
         in_stock: bool [n], when the release was made.
         retrieval: candidate sources.
         tables: of the features.
-        ranker: None where there were too few examples; the order of retrieval then stands.
+        ranker: None where train_ranker() found none that is worth it; the order of retrieval then stands.
         search: words and more; None in a release of before there was any.
         embedder: of queries and of new items; None for a release that is not on disk, and where it has no aligner.
     """

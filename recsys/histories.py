@@ -72,6 +72,14 @@ class Histories:
         return np.diff(self.offsets)
 
     @property
+    def known(self) -> npt.NDArray[np.bool_]:
+        """Which requests have any event of a known item, bool [q]: the ranker learns from these, and orders these only.
+
+        Why the others are left out is told where recommend() scores.
+        """
+        return self.lengths > 0
+
+    @property
     def request_of(self) -> Int64:
         """The request that owns each event, int64 [m]."""
         return np.repeat(np.arange(len(self), dtype=np.int64), self.lengths)

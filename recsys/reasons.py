@@ -58,7 +58,8 @@ def explain(
     start, stop = histories.offsets[request], histories.offsets[request + 1]
     past, types = histories.rows[start:stop], histories.event_types[start:stop]
     steps = steps_from_newest(histories)[start:stop]
-    shares = _score_shares(release, candidates, features, positions, past) if len(positions) else []
+    ranker_saw = features if histories.known[request] else None
+    shares = _score_shares(release, candidates, ranker_saw, positions, past) if len(positions) else []
     return [
         (replace(_reason(release, candidates, position, past, types, steps), shares=mine),)
         for position, mine in zip(positions, shares)
@@ -164,7 +165,7 @@ def _score_shares(
     Source: Lundberg et al. 2020, Nature Machine Intelligence 2.
     """
     rows = candidates.rows[np.asarray(positions, int)]
-    if release.ranker is not None and features is not None and len(past):
+    if release.ranker is not None and features is not None:
         names, owed = FEATURES, release.ranker.contributions(features[positions])
     else:
         weights = np.array([release.retrieval.config.fusion_weight[source] for source in SOURCES], np.float32)

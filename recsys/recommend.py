@@ -13,7 +13,7 @@ import numpy.typing as npt
 from recsys.artifacts import Release
 from recsys.histories import Float32, Histories, Int64, read_histories
 from recsys.ranking import rules
-from recsys.ranking.features import compute_features
+from recsys.ranking.features import compute_features, refuse_leakage
 from recsys.reasons import explain, why_filled
 from recsys.request import Reason, Request, Slate, SlateItem
 from recsys.retrieval.retrieve import N_PERSONAL, Candidates, retrieve
@@ -42,20 +42,34 @@ def recommend(
     return slates
 
 
+def find_candidates(
+    release: Release, requests: Sequence[Request], available: npt.NDArray[np.bool_] | None = None
+) -> tuple[Histories, Candidates]:
+    """History and candidates of a batch.
+
+    ``available`` bool [n_items] only adds candidates, where few items may be shown: see retrieve().
+
+    Raises:
+        LeakageError: a request is from before the end of what the release has seen.
+    """
+    histories = read_histories(requests, release.rows, release.retrieval.config.history_limit)
+    refuse_leakage(histories, release.tables.as_of_days)
+    return histories, retrieve(release.retrieval, histories, available)
+
+
 def score_inputs(
     release: Release, requests: Sequence[Request], available: npt.NDArray[np.bool_] | None = None
 ) -> tuple[Histories, Candidates, Float32]:
-    """History, candidates and features of a batch: what the ranker sees, in training and in serving.
-
-    ``available`` bool [n_items] only adds candidates, where few items may be shown: see retrieve().
-    """
-    histories = read_histories(requests, release.rows, release.retrieval.config.history_limit)
-    candidates = retrieve(release.retrieval, histories, available)
+    """The same with the features: what the ranker sees, in training and in serving."""
+    histories, candidates = find_candidates(release, requests, available)
     return histories, candidates, compute_features(candidates, histories, release.tables)
 
 
 def _recommend_batch(release: Release, requests: Sequence[Request], mask: npt.NDArray[np.bool_]) -> list[Slate]:
-    histories, candidates, features = score_inputs(release, requests, mask)
+    histories, candidates = find_candidates(release, requests, mask)
+    features = None
+    if release.ranker is not None:  # nobody else would read them
+        features = compute_features(candidates, histories, release.tables)
     scores = _scores(release, histories, candidates, features)
     return [
         _slate(release, request, place, histories, candidates, features, scores, mask)
@@ -63,15 +77,15 @@ def _recommend_batch(release: Release, requests: Sequence[Request], mask: npt.ND
     ]
 
 
-def _scores(release: Release, histories: Histories, candidates: Candidates, features: Float32) -> Float32:
-    """What orders the candidates, float32 [c]: the ranker, and retrieval where it is absent or nothing is known.
+def _scores(release: Release, histories: Histories, candidates: Candidates, features: Float32 | None) -> Float32:
+    """What orders the candidates, float32 [c]: the ranker, and retrieval where it is absent or no past is known.
 
-    Of a shopper without a history every feature is the item's own. A ranker could only learn from them which best
-    sellers of one day went on selling: accidents. What sells now is the better order (see docs/quality.md).
+    Without a past every feature is the item's own. A ranker could only learn from them which best sellers of one day
+    went on selling: accidents. What sells now is the better order (see docs/quality.md).
     """
     scores = candidates.fused
-    known = np.repeat(histories.lengths > 0, np.diff(candidates.offsets))
-    if release.ranker is not None and known.any():
+    known = histories.known[candidates.request_of]
+    if release.ranker is not None and features is not None and known.any():
         scores = scores.copy()
         scores[known] = release.ranker.score(features[known])
     return scores
@@ -83,7 +97,7 @@ def _slate(
     place: int,
     histories: Histories,
     candidates: Candidates,
-    features: Float32,
+    features: Float32 | None,
     scores: Float32,
     available: npt.NDArray[np.bool_],
 ) -> Slate:

@@ -33,7 +33,7 @@ def test_a_served_slate_is_replayed_with_equal_rows(index, tmp_path):
     shown = {}
     for request, taken in asked:
         histories, candidates, features = score_inputs(serving, [request])
-        if not len(histories.rows):  # whose answer is not the ranker's to give
+        if not histories.known[0]:  # whose answer is not the ranker's to give
             continue
         place = np.flatnonzero(candidates.rows == serving.row_of(taken[0]))
         shown[id(request)] = (features, place)
@@ -55,7 +55,7 @@ def test_the_ranker_orders_replayed_rows_as_they_were_served(tmp_path):
         requests := mixed_requests(made.item_ids, 40, seed=9), recommend(serving, requests, available=everything)
     ):
         histories, candidates, features = score_inputs(made, [request])
-        scores = made.ranker.score(features) if histories.lengths[0] else candidates.fused
+        scores = made.ranker.score(features) if histories.known[0] else candidates.fused
         score_of = dict(zip(candidates.rows.tolist(), scores.tolist()))
         for item in slate.items:
             row = made.row_of(item.item_id)

@@ -50,7 +50,8 @@ def candidates_of(*of_each):
     scores = np.concatenate([np.arange(len(each), 0, -1) for each in of_each if len(each)])[:, None]
     scores = np.repeat(scores, len(SOURCES), axis=1).astype(np.float32)
     offsets = np.cumsum([0, *(len(each) for each in of_each)], dtype=np.int64)
-    return Candidates(offsets, rows, scores, scores, np.arange(len(rows), dtype=np.float32))
+    newest = scores[:, : len(TABLES)] / 2
+    return Candidates(offsets, rows, scores, scores, newest, np.arange(len(rows), dtype=np.float32))
 
 
 def features_of(candidates, histories, **of_tables):
@@ -73,7 +74,7 @@ def by_hand():
 def test_names_are_distinct_and_every_source_has_its_own():
     assert len(set(FEATURES)) == len(FEATURES)
     assert all(f"{source}_score" in FEATURES and f"{source}_rank" in FEATURES for source in SOURCES)
-    assert all(f"{table}_share" in FEATURES for table in TABLES)
+    assert all(f"{table}_share" in FEATURES and f"{table}_newest" in FEATURES for table in TABLES)
 
 
 def test_features_of_the_candidates(by_hand):
@@ -81,6 +82,7 @@ def test_features_of_the_candidates(by_hand):
     assert same(by_hand["new_rank"], [4, 3, 2, 1, 2, 1])
     # Of the best that is new to the shopper: row 2 alone, and both for nobody.
     assert same(by_hand["content_share"], [2, 1.5, 1, 0.5, 1, 0.5])
+    assert same(by_hand["linear_newest"], [2, 1.5, 1, 0.5, 1, 0.5])
     assert same(by_hand["fused_score"], range(6))
     assert same(by_hand["n_candidates"], [4, 4, 4, 4, 2, 2])
     assert same(by_hand[ITEM_FEATURES[0]], [0, 1, 2, 3, 0, 4])
@@ -149,6 +151,7 @@ def test_no_candidates_give_no_rows():
         np.zeros(0, np.int32),
         np.zeros((0, len(SOURCES)), np.float32),
         np.zeros((0, len(SOURCES)), np.float32),
+        np.zeros((0, len(TABLES)), np.float32),
         np.zeros(0, np.float32),
     )
     histories = histories_of([(0, "purchase", 1.0)], [])

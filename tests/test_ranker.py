@@ -8,7 +8,14 @@ import pytest
 from recsys.errors import ReleaseError
 from recsys.ranking.features import FEATURES
 from recsys.ranking.ranker import load_ranker
-from recsys.ranking.train import Examples, RankerConfig, join_examples, train_ranker
+from recsys.ranking.train import (
+    TREES_PER_ROOT_REQUEST,
+    Examples,
+    RankerConfig,
+    join_examples,
+    train_ranker,
+    try_ranker,
+)
 
 CONFIG = RankerConfig(trees=40, min_leaf=10)
 WANTED = FEATURES.index("price_cents")
@@ -55,7 +62,6 @@ def test_a_row_is_scored_by_itself(ranker):
 def test_the_same_input_gives_the_same_ranker(ranker):
     again = train_ranker(planted(200), CONFIG, seed=0, threads=1)
     assert again.booster.model_to_string() == ranker.booster.model_to_string()
-    assert again.best_iteration == ranker.best_iteration
 
 
 def test_too_few_requests_teach_nothing():
@@ -76,20 +82,32 @@ def test_a_ranker_that_adds_nothing_to_retrieval_is_not_kept():
     assert train_ranker(dearest_first, CONFIG, seed=0, threads=1) is not None
 
 
-@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("seed", range(4))
 def test_twenty_requests_are_enough_whatever_the_draw(seed):
-    # Of twenty requests an even draw of 15 % may leave none to watch, and one of 1 % nearly always does.
-    for held_out in (0.15, 0.01, 0.99):
-        config = RankerConfig(trees=3, min_leaf=5, held_out=held_out)
-        examples = retrieved_by(planted(n_requests=20), 1)
-        assert train_ranker(examples, config, seed=seed, threads=1) is not None
+    examples = retrieved_by(planted(n_requests=20), 1)
+    ranker = train_ranker(examples, RankerConfig(min_leaf=5), seed=seed, threads=1)
+    assert ranker.booster.num_trees() == round(TREES_PER_ROOT_REQUEST * 20**0.5)  # few requests grow few trees
+
+
+def test_it_is_tried_on_requests_that_it_did_not_learn_from():
+    # Which candidate was taken can only be learned by heart, by its number: worth nothing on other requests.
+    rng = np.random.default_rng(0)
+    features = np.full((60 * 20, len(FEATURES)), np.nan, np.float32)
+    features[:, WANTED] = rng.permutation(len(features))
+    features[:, RETRIEVED] = rng.random(len(features))
+    labels = np.zeros((60, 20), np.int8)
+    labels[np.arange(60), rng.integers(0, 20, 60)] = 1
+    examples = Examples(features, labels.ravel(), np.arange(61, dtype=np.int64) * 20)
+    learned, retrieved = try_ranker(examples, RankerConfig(leaves=63, min_leaf=5), seed=0, threads=1)
+    assert len(learned) == len(retrieved) == 20
+    assert abs(learned.mean() - 0.25) < 0.13  # an order drawn at random has Σ 1/log2(r+1) / 20, r ≤ 12: 0.25
 
 
 def test_a_saved_ranker_gives_the_same_bits(ranker, tmp_path):
     ranker.save(tmp_path / "ranker.txt")
     loaded = load_ranker(tmp_path / "ranker.txt", FEATURES)
     features = planted(seed=3).features
-    assert loaded.best_iteration == ranker.best_iteration
+    assert loaded.booster.num_trees() == ranker.booster.num_trees() == CONFIG.trees
     assert np.array_equal(loaded.score(features), ranker.score(features))
     loaded.save(tmp_path / "again.txt")
     assert (tmp_path / "again.txt").read_bytes() == (tmp_path / "ranker.txt").read_bytes()

@@ -49,7 +49,10 @@ def reason_of(release, row, history, **ranks):
     matrix = np.full((1, len(SOURCES)), np.nan, np.float32)
     for source, rank in ranks.items():
         matrix[0, SOURCES.index(source)] = rank
-    candidates = Candidates(np.array([0, 0, 1]), np.array([row], np.int32), matrix, matrix, np.zeros(1, np.float32))
+    newest = matrix[:, : len(TABLES)]
+    candidates = Candidates(
+        np.array([0, 0, 1]), np.array([row], np.int32), matrix, matrix, newest, np.zeros(1, np.float32)
+    )
     ((reason,),) = explain(release, candidates, [0], histories_of([], history), 1)
     return reason
 
@@ -123,7 +126,7 @@ def test_every_feature_looks_at_something_that_a_person_knows():
     assert groups["image_nearest"] == "image"
     assert groups["text_last"] == "text"
     assert groups["review_mean"] == "reviews"
-    assert groups["content_score"] == groups["fused_mean"] == "embedding"
+    assert groups["content_score"] == groups["content_newest"] == groups["fused_mean"] == "embedding"
     assert groups["taste_rank"] == "taste"
     assert groups["price_cents"] == groups["same_brand_share"] == groups["attributes_last"] == "attributes"
     assert groups["fused_score"] == groups["transitions_score"] == groups["sales_share_7d"] == "behaviour"

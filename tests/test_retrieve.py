@@ -91,6 +91,20 @@ def test_sources_by_hand():
     assert [nobody[row].get("new") for row in range(5)] == [0.25, pytest.approx(1 / 3), 0.5, None, 1.0]
 
 
+def test_what_the_newest_step_says_alone():
+    # Items 0 and 1 were taken at one time, after 3: both are the newest step, and 3 is not part of it.
+    past = [(3, "purchase", 2.0), (0, "purchase", 1.0), (1, "purchase", 1.0)]
+    candidates = retrieve(small_retrieval(), histories_of(past, [], now_days=NOW))
+    transitions = TABLES.index("transitions")
+    of = dict(zip(candidates.rows[:5].tolist(), candidates.newest_step[:5, transitions].tolist()))
+    scale = TablesConfig.log_scale
+    assert of[2] == pytest.approx(np.log1p(3 * scale) + np.log1p(3 * 2**-0.5 * scale))
+    assert of[3] == pytest.approx(np.log1p(scale))
+    reversed_links = candidates.newest_step[:5, TABLES.index("reversed")]
+    assert np.isnan(reversed_links[3])  # nobody took 3 before 0 or 1
+    assert np.isnan(candidates.newest_step[5:]).all()  # who has no history has no newest step
+
+
 def test_what_sells_now_counts_each_buyer_once_as_of_their_newest_purchase():
     # One takes item 0 ten times, two take item 1 once each, one of them twice within a day.
     events = purchases([0] * 10 + [1, 1, 2], [0] * 10 + [1, 1, 1], [99.0] * 10 + [98.0, 99.0, 98.0])
@@ -255,6 +269,7 @@ def test_a_request_gets_the_same_bits_in_any_batch(release, seed, sizes, every):
         assert np.array_equal(part.rows, whole.rows[first:last])
         assert np.array_equal(part.scores, whole.scores[first:last], equal_nan=True)
         assert np.array_equal(part.ranks, whole.ranks[first:last], equal_nan=True)
+        assert np.array_equal(part.newest_step, whole.newest_step[first:last], equal_nan=True)
         assert np.array_equal(part.fused, whole.fused[first:last])
         start += size
 
@@ -320,5 +335,5 @@ def test_only_the_best_by_the_fused_order_go_on():
     cut = retrieve(small_retrieval(most=2), histories_of([(0, "purchase", 2.0), (1, "purchase", 1.0)], now_days=NOW))
     best = np.sort(np.argsort(-whole.fused, kind="stable")[:2])
     assert len(whole) > 2
-    for name in ("rows", "scores", "ranks", "fused"):
+    for name in ("rows", "scores", "ranks", "newest_step", "fused"):
         np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[best])

@@ -29,8 +29,10 @@ Bool = npt.NDArray[np.bool_]
 POPULARITY_WINDOWS_DAYS = (1, 3, 7, 30)
 SPACES = ("fused", "image", "text", "attributes")  # embedding spaces in which a candidate is compared with the history
 
-_SOURCE_FEATURES = tuple(f"{source}_{what}" for source in SOURCES for what in ("score", "rank")) + tuple(
-    f"{table}_share" for table in TABLES
+_SOURCE_FEATURES = (
+    *(f"{source}_{what}" for source in SOURCES for what in ("score", "rank")),
+    *(f"{table}_share" for table in TABLES),  # of the best score
+    *(f"{table}_newest" for table in TABLES),  # the score by the newest step of the history alone
 )
 ITEM_FEATURES = (
     *(f"sales_share_{days}d" for days in POPULARITY_WINDOWS_DAYS),  # of all buyers in the window, ×1e6, log1p
@@ -99,35 +101,34 @@ class FeatureTables:
     spaces: Mapping[str, npt.NDArray[Any]]
 
 
-def compute_features(candidates: Candidates, histories: Histories, tables: FeatureTables) -> Float32:
+def compute_features(
+    candidates: Candidates, histories: Histories, tables: FeatureTables, only: Bool | None = None
+) -> Float32:
     """One row of FEATURES, in order, for each candidate.
 
     Args:
         candidates: from retrieve(), for the same requests as ``histories``.
         histories: q requests.
         tables: as of a moment no later than any request.
+        only: bool [q], the requests that somebody wants to know of; the rows of the others stay NaN. None: all.
     Returns:
         float32 [c, len(FEATURES)], NaN where unknown; rows in the order of ``candidates``.
 
     Raises:
         LeakageError: ``tables.as_of_days`` is later than some request.
     """
-    if len(histories) and tables.as_of_days > float(histories.requested_at_days.min()) + 1e-9:
-        raise LeakageError(
-            f"expected requests at or after {moment_of(tables.as_of_days).isoformat()}, where the release's own data "
-            f"end, came one at {moment_of(float(histories.requested_at_days.min())).isoformat()}"
-        )
+    refuse_leakage(histories, tables.as_of_days)
     out = np.full((len(candidates), len(FEATURES)), np.nan, np.float32)
     bounds = candidates.offsets.tolist()
     steps = steps_from_newest(histories)
     for request, (start, stop) in enumerate(histories.spans()):
+        if only is not None and not only[request]:
+            continue
         mine, past = slice(bounds[request], bounds[request + 1]), slice(start, stop)
         rows, past_rows = candidates.rows[mine], histories.rows[past]
         block, now_days = out[mine], histories.requested_at_days[request]
         fresh = ~np.isin(rows, past_rows)
-        _source_features(
-            block[:, _SOURCES], candidates.scores[mine], candidates.ranks[mine], candidates.fused[mine], fresh
-        )
+        _source_features(block[:, _SOURCES], candidates, mine, fresh)
         block[:, _ITEMS] = tables.items[rows]
         block[:, _AGE] = now_days - tables.created_at_days[rows]
         block[:, _COUNTS] = 0
@@ -138,6 +139,19 @@ def compute_features(candidates: Candidates, histories: Histories, tables: Featu
         _pair_features(block[:, _PAIR], rows, past_rows, bought, histories.age_days[past], tables)
         _space_features(block[:, _SPACE], rows, past_rows, np.float32(0.8) ** steps[past], tables)
     return out
+
+
+def refuse_leakage(histories: Histories, as_of_days: float) -> None:
+    """Refuse requests that are older than what is to answer them.
+
+    Raises:
+        LeakageError: ``as_of_days`` is later than some request.
+    """
+    if len(histories) and as_of_days > float(histories.requested_at_days.min()) + 1e-9:
+        raise LeakageError(
+            f"expected requests at or after {moment_of(as_of_days).isoformat()}, where the release's own data "
+            f"end, came one at {moment_of(float(histories.requested_at_days.min())).isoformat()}"
+        )
 
 
 def _columns(names: Sequence[str]) -> slice:
@@ -155,16 +169,19 @@ _AGE = FEATURES.index("item_age_days")
 _COUNTS = [FEATURES.index(name) for name in (*_SHOPPER_FEATURES[:3], "times_in_history", "times_purchased")]
 
 
-def _source_features(out: Float32, scores: Float32, ranks: Float32, fused: Float32, fresh: Bool) -> None:
+def _source_features(out: Float32, candidates: Candidates, mine: slice, fresh: Bool) -> None:
     """What the sources say; shares are of the best score among the ``fresh``: what the shopper's past does not hold."""
     n_sources, n_tables = len(SOURCES), len(TABLES)
+    scores = candidates.scores[mine]
     out[:, 0 : 2 * n_sources : 2] = scores
-    out[:, 1 : 2 * n_sources : 2] = ranks
+    out[:, 1 : 2 * n_sources : 2] = candidates.ranks[mine]
     of_tables = scores[:, :n_tables]
     best = np.fmax.reduce(of_tables[fresh] if fresh.any() else of_tables, axis=0, initial=0)
     best[best <= 0] = np.nan
-    out[:, 2 * n_sources : 2 * n_sources + n_tables] = of_tables / best
-    out[:, -2] = fused
+    shares = 2 * n_sources
+    out[:, shares : shares + n_tables] = of_tables / best
+    out[:, shares + n_tables : shares + 2 * n_tables] = candidates.newest_step[mine]
+    out[:, -2] = candidates.fused[mine]
     out[:, -1] = len(out)
 
 

@@ -16,18 +16,16 @@ class Ranker:
 
     Attributes:
         booster: a LambdaRank model over FEATURES.
-        best_iteration: trees used.
     """
 
     booster: lgb.Booster
-    best_iteration: int
 
     def score(self, features: Float32) -> Float32:
         """Relevance on the model's own scale, float32 [c]; a row does not depend on the others.
 
         One thread: at a few hundred rows a second one costs more than it brings.
         """
-        scores = self.booster.predict(features, num_iteration=self.best_iteration, num_threads=1)
+        scores = self.booster.predict(features, num_threads=1)
         return np.asarray(scores, np.float32)
 
     def contributions(self, features: Float32) -> Float32:
@@ -35,7 +33,7 @@ class Ranker:
 
         A row's contributions and the model's mean score sum to :meth:`score`. Slower than that by far: for a few rows.
         """
-        owed = self.booster.predict(features, num_iteration=self.best_iteration, num_threads=1, pred_contrib=True)
+        owed = self.booster.predict(features, num_threads=1, pred_contrib=True)
         return np.asarray(owed, np.float32)[:, :-1]  # the last column is the mean
 
     def importance(self) -> dict[str, float]:
@@ -46,8 +44,8 @@ class Ranker:
         return {names[i]: float(gains[i] / max(gains.sum(), 1e-12)) for i in order}
 
     def save(self, path: Path) -> None:
-        """Write LightGBM's text form, cut to the trees in use."""
-        path.write_text(self.booster.model_to_string(num_iteration=self.best_iteration))
+        """Write LightGBM's text form."""
+        path.write_text(self.booster.model_to_string())
 
 
 def load_ranker(path: Path, features: tuple[str, ...]) -> Ranker:
@@ -64,4 +62,4 @@ def load_ranker(path: Path, features: tuple[str, ...]) -> Ranker:
     if came != features:
         odd = sorted(set(came) ^ set(features)) or "the same in another order"
         raise ReleaseError(f"{path}: expected a ranker over this code's {len(features)} features; they differ in {odd}")
-    return Ranker(booster, booster.current_iteration())
+    return Ranker(booster)

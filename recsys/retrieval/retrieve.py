@@ -112,6 +112,8 @@ class Candidates:
         ranks: float32 [c, len(SOURCES)], 1 for the source's best among these candidates, of which those that are in
             the shopper's past do not count: they resemble it most of all, and would stand before everything new. NaN
             where a source says nothing.
+        newest_step: float32 [c, len(TABLES)], what each table says by the newest step of the history alone, undecayed;
+            NaN where nothing. The sum over all of the history hides what has just begun.
         fused: float32 [c], reciprocal rank fusion over the sources: the order when there is no ranker.
     """
 
@@ -119,6 +121,7 @@ class Candidates:
     rows: Int32
     scores: Float32
     ranks: Float32
+    newest_step: Float32
     fused: Float32
 
     def __len__(self) -> int:
@@ -148,25 +151,39 @@ def retrieve(retrieval: Retrieval, histories: Histories, available: npt.NDArray[
         retrieval.taste, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )
     nearest = _nearest_rows(retrieval.taste_index, vectors, histories, retrieval.config.depth)
-    parts = [
-        _ask_sources(retrieval, histories.rows[start:stop], steps[start:stop], vectors[request], nearest[request], few)
-        for request, (start, stop) in enumerate(histories.spans())
-    ]
-    offsets = np.zeros(len(parts) + 1, np.int64)
-    np.cumsum([len(rows) for rows, _, _, _ in parts], out=offsets[1:])
+    return _join(
+        [
+            _ask_sources(
+                retrieval, histories.rows[start:stop], steps[start:stop], vectors[request], nearest[request], few
+            )
+            for request, (start, stop) in enumerate(histories.spans())
+        ]
+    )
+
+
+def _join(parts: Sequence[Candidates]) -> Candidates:
+    """Those of each request, one after another."""
     if len(parts) == 1:
-        return Candidates(offsets, *parts[0])
+        return parts[0]
+    offsets = np.zeros(len(parts) + 1, np.int64)
     if not parts:
         nothing = np.zeros((0, len(SOURCES)), np.float32)
-        return Candidates(offsets, np.zeros(0, np.int32), nothing, nothing, np.zeros(0, np.float32))
-    rows, scores, ranks, fused = (np.concatenate(arrays) for arrays in zip(*parts))
-    return Candidates(offsets, rows, scores, ranks, fused)
+        return Candidates(offsets, np.zeros(0, np.int32), nothing, nothing, nothing[:, : len(TABLES)], nothing[:, 0])
+    np.cumsum([len(part) for part in parts], out=offsets[1:])
+    return Candidates(
+        offsets,
+        rows=np.concatenate([part.rows for part in parts]),
+        scores=np.concatenate([part.scores for part in parts]),
+        ranks=np.concatenate([part.ranks for part in parts]),
+        newest_step=np.concatenate([part.newest_step for part in parts]),
+        fused=np.concatenate([part.fused for part in parts]),
+    )
 
 
 def _ask_sources(
     retrieval: Retrieval, past: Int32, steps: Float32, vectors: Float32, nearest: Int32, few: Int32 | None
-) -> tuple[Int32, Float32, Float32, Float32]:
-    """One request: the rows that any source brings, ascending, with every source's score and rank, and the fused score.
+) -> Candidates:
+    """One request: the rows that any source brings, ascending, and what every source says of each.
 
     Args:
         past: rows of the history, oldest first, int32 [h].
@@ -177,7 +194,8 @@ def _ask_sources(
     """
     config = retrieval.config
     decay = np.array([config.step_decay[name] for name in TABLES], np.float32)
-    linked, links = sum_links([retrieval.tables[name] for name in TABLES], past, decay[:, None] ** steps)
+    tables = [retrieval.tables[name] for name in TABLES]
+    linked, links = sum_links(tables, past, decay[:, None] ** steps)
     sells, is_new = retrieval.trending_rows[: config.trending_depth], retrieval.newest[: config.new_depth]
     brought = (*_best_linked(linked, links, config.depth), nearest, past, sells, is_new)
     rows = np.unique(np.concatenate(brought))
@@ -187,9 +205,12 @@ def _ask_sources(
 
     scores = np.zeros((len(SOURCES), len(rows)), np.float32)  # 0: says nothing, until it becomes NaN below
     n_tables = len(TABLES)
-    if len(linked):
-        place = np.minimum(linked.searchsorted(rows), len(linked) - 1)
-        scores[:n_tables] = links[:, place] * (linked[place] == rows)
+    scores[:n_tables] = _links_to(rows, linked, links)
+    latest = past[steps == 0]
+    if len(latest) < len(past):
+        linked, links = sum_links(tables, latest, np.ones((n_tables, len(latest)), np.float32))
+    newest_step = _links_to(rows, linked, links)
+    newest_step[newest_step <= 0] = np.nan
     scores[n_tables + 1] = np.float32(0.8) ** steps @ (past[:, None] == rows)
     scores[n_tables + 2] = retrieval.trending[rows]
     scores[n_tables + 3] = (1 / np.arange(1, len(is_new) + 1, dtype=np.float32)) @ (is_new[:, None] == rows)
@@ -203,8 +224,19 @@ def _ask_sources(
     fused = fuse(ranks, config.fusion_weight)
     if len(rows) > config.most and not narrow:
         best = np.sort(np.argsort(-fused, kind="stable")[: config.most])
-        rows, scores, ranks, fused = rows[best], scores[:, best], ranks[:, best], fused[best]
-    return rows, scores.T, ranks.T, fused
+        rows, fused = rows[best], fused[best]
+        scores, ranks, newest_step = scores[:, best], ranks[:, best], newest_step[:, best]
+    offsets = np.array([0, len(rows)], np.int64)
+    return Candidates(offsets, rows, scores=scores.T, ranks=ranks.T, newest_step=newest_step.T, fused=fused)
+
+
+def _links_to(rows: Int32, linked: Int32, links: Float32) -> Float32:
+    """What sum_links() found, asked for these ``rows`` [c]: float32 [t, c], 0 where a table does not link to one."""
+    if len(linked) == 0:
+        return np.zeros((len(links), len(rows)), np.float32)
+    place = np.minimum(linked.searchsorted(rows), len(linked) - 1)
+    found: Float32 = links[:, place] * (linked[place] == rows)
+    return found
 
 
 def _ranks_among_new(costs: Float32, known: npt.NDArray[np.bool_]) -> Float32:
