@@ -198,7 +198,7 @@ def _candidates(
     if said is None or reviewed is None:
         nothing = np.zeros(len(rows), np.float32)
         return Found(rows, meaning, nothing, nothing, nothing)
-    literal = np.isin(rows, said.whole, kind="sort") * np.float32(said.telling)
+    literal = _among(said.whole, rows) * np.float32(said.telling)
     return Found(rows, meaning, said.total[rows], reviewed.total[rows], literal.astype(np.float32))
 
 
@@ -248,17 +248,25 @@ def sum_words(index: WordIndex, words: Sequence[str], n_items: int, common: floa
     telling = [word for word, n in holders.items() if n <= common * n_items or n_items < SMALL_CATALOGUE]
     kept = telling if any(holders[word] for word in telling) else list(holders)
     kept.sort(key=lambda word: holders[word])
-    total = np.zeros(n_items, np.float32)
     postings = [index.postings(word) for word in kept]
-    for rows, values in postings:
+    said = [(rows, values) for rows, values in postings if len(rows)]
+    # Zeros for a million items cost more than most words do: where nothing is said, one stands for all.
+    total = np.zeros(n_items, np.float32) if said else np.broadcast_to(np.float32(0), n_items)
+    for rows, values in said:
         total[rows] += values
     whole = postings[0][0] if postings else np.zeros(0, np.int32)
     for rows, _ in postings[1:]:
-        if len(whole) == 0:
-            break
-        whole = whole[rows[np.minimum(rows.searchsorted(whole), len(rows) - 1)] == whole]
+        whole = whole[_among(rows, whole)]
     weight = float(np.mean([idf(holders[word], n_items) for word in kept])) / idf(1, n_items) if kept else 0.0
     return Said(total, [(rows, float(values.max(initial=0))) for rows, values in postings], whole, min(weight, 1.0))
+
+
+def _among(ascending: Int32, rows: Int32) -> npt.NDArray[np.bool_]:
+    """Which of ``rows`` stand in ``ascending``, bool [r], in the time of a few of them however long that is."""
+    if len(ascending) == 0:
+        return np.zeros(len(rows), bool)
+    found: npt.NDArray[np.bool_] = ascending[np.minimum(ascending.searchsorted(rows), len(ascending) - 1)] == rows
+    return found
 
 
 def best_by_word(said: Said, reviewed: Said, weight: float, allowed: npt.NDArray[np.bool_], depth: int) -> Int32:
@@ -269,19 +277,30 @@ def best_by_word(said: Said, reviewed: Said, weight: float, allowed: npt.NDArray
 
     Source: MaxScore, Turtle and Flood 1995.
     """
-    words = said.words + [(rows, weight * most) for rows, most in reviewed.words]
+    words = said.words + [(rows, weight * most) for rows, most in reviewed.words if len(rows)]
     words.sort(key=lambda word: len(word[0]))
     left = sum(most for _, most in words)
     found, scores = np.zeros(0, np.int32), np.zeros(0, np.float32)
     for rows, most in words:
-        found = np.union1d(found, rows[allowed[rows]])
-        scores = said.total[found] + np.float32(weight) * reviewed.total[found]
+        new = rows[allowed[rows]]
+        found, scores = _best_of(found, scores, new, said.total[new] + np.float32(weight) * reviewed.total[new], depth)
         left -= most
-        if len(found) >= depth and np.partition(scores, -depth)[-depth] >= left:
+        if len(found) == depth and scores.min() >= left:
             break
-    if len(found) > depth:
-        found = found[np.argpartition(-scores, depth)[:depth]]
     return found.astype(np.int32)
+
+
+def _best_of(rows: Int32, scores: Float32, new: Int32, new_scores: Float32, depth: int) -> tuple[Int32, Float32]:
+    """The ``depth`` best of two lists of rows with their scores; a row that is in both stays once."""
+    if len(new) > depth:
+        best = np.argpartition(-new_scores, depth)[:depth]
+        new, new_scores = new[best], new_scores[best]
+    rows, first = np.unique(np.concatenate([rows, new]), return_index=True)
+    scores = np.concatenate([scores, new_scores])[first]
+    if len(rows) > depth:
+        best = np.argpartition(-scores, depth)[:depth]
+        rows, scores = rows[best], scores[best]
+    return rows, scores
 
 
 def _sides(found: Found, config: SearchConfig) -> tuple[Float32, Float32]:

@@ -148,6 +148,8 @@ class Aligner:
         names = [name for name in WORDS if self.shape.modalities.get(name) == width is not None]
         if not names:
             raise SchemaError(f"expected an aligner that knows words, came one of {list(self.shape.modalities)}")
+        if len(names) == 1:  # nothing to fuse
+            return self.embed_modality(names[0], vectors, threads)
         there = np.ones(len(vectors), bool)
         return self.embed({name: Modality(vectors, there) for name in names}, threads)
 
