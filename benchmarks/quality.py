@@ -38,7 +38,7 @@ FOOT = """## What helps, and what does not
 
 - **Sequences** gain most from the ranker; beside the best peer, rarely bought items gain most of all.
 - **Baskets** gain little from it: the linear model with content has most of what there is, which is why tuning may put
-  one source in the lead.
+  one source in the lead. What a ranker can see beside it is said by that model already.
 - **The next day** is repeats for the most part. Of newcomers nothing is known: they get what sells now, and how fast
   the past fades in that makes less difference than one day to the next does.
 - **Cold articles** are found by picture and words together far better than by either.
