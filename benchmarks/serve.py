@@ -1,9 +1,8 @@
 """The request against its floor: ``python -m benchmarks.serve [--home var/demo-hm] [--requests 1000] [--json FILE]``
 
 Asks the live release of ``--home`` (``make demo DATA=hm`` makes one) one request at a time on one thread, each beside
-the bare
-library calls that it cannot do without: the Faiss search of the same user vectors and the LightGBM prediction of the
-same feature rows. The two take turns in one run, so that a busy machine slows both.
+the bare library calls that it cannot do without: the Faiss search of the same user vectors and the LightGBM prediction
+of the same feature rows. The two take turns in one run, so that a busy machine slows both.
 """
 
 import argparse
