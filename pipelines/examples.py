@@ -71,12 +71,14 @@ def rank_examples(
         request = candidates.request_of
         labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
         labels &= histories.known[request]
+        if among is not None:
+            labels &= among[candidates.rows]
         teaches = np.bincount(request[labels], minlength=len(histories)) > 0
         features = compute_features(candidates, histories, release.tables, only=teaches)
         if among is not None:
             kept = np.flatnonzero(among[candidates.rows])
             labels, request, features = labels[kept], request[kept], features[kept]
-        keep = _teaching_rows(labels, request, len(histories), config.negatives, rng)
+        keep = _teaching_rows(labels, request, teaches, config.negatives, rng)
         sizes = np.bincount(request[keep], minlength=len(histories))
         if len(keep):
             offsets = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
@@ -85,10 +87,10 @@ def rank_examples(
 
 
 def _teaching_rows(
-    labels: np.ndarray, request: np.ndarray, n_requests: int, negatives: int, rng: np.random.Generator
+    labels: np.ndarray, request: np.ndarray, teaches: np.ndarray, negatives: int, rng: np.random.Generator
 ) -> np.ndarray:
-    """Candidates to keep: of requests with a relevant one, that and ``negatives`` others drawn evenly."""
-    useful = np.bincount(request[labels], minlength=n_requests) > 0
+    """Candidates to keep: of each request that ``teaches``, the relevant ones and ``negatives`` others drawn evenly."""
+    n_requests = len(teaches)
     draw = rng.random(len(labels))
     draw[labels] = -1.0  # relevant ones come first
     order = np.lexsort((draw, request))
@@ -96,4 +98,4 @@ def _teaching_rows(
     place = np.empty(len(labels), np.int64)
     place[order] = np.arange(len(labels)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
     positives = np.bincount(request[labels], minlength=n_requests)
-    return np.flatnonzero(useful[request] & (place < (positives + negatives)[request]))
+    return np.flatnonzero(teaches[request] & (place < (positives + negatives)[request]))

@@ -258,11 +258,11 @@ def sum_words(index: WordIndex, words: Sequence[str], n_items: int, common: floa
     for rows, _ in postings[1:]:
         whole = whole[_among(rows, whole)]
     weight = float(np.mean([idf(holders[word], n_items) for word in kept])) / idf(1, n_items) if kept else 0.0
-    return Said(total, [(rows, float(values.max(initial=0))) for rows, values in postings], whole, min(weight, 1.0))
+    return Said(total, [(rows, float(values.max())) for rows, values in said], whole, min(weight, 1.0))
 
 
 def _among(ascending: Int32, rows: Int32) -> npt.NDArray[np.bool_]:
-    """Which of ``rows`` stand in ``ascending``, bool [r], in the time of a few of them however long that is."""
+    """Which of ``rows`` stand in ``ascending``, bool [r], by binary search."""
     if len(ascending) == 0:
         return np.zeros(len(rows), bool)
     found: npt.NDArray[np.bool_] = ascending[np.minimum(ascending.searchsorted(rows), len(ascending) - 1)] == rows
@@ -277,30 +277,24 @@ def best_by_word(said: Said, reviewed: Said, weight: float, allowed: npt.NDArray
 
     Source: MaxScore, Turtle and Flood 1995.
     """
-    words = said.words + [(rows, weight * most) for rows, most in reviewed.words if len(rows)]
+    words = said.words + [(rows, weight * most) for rows, most in reviewed.words]
     words.sort(key=lambda word: len(word[0]))
     left = sum(most for _, most in words)
-    found, scores = np.zeros(0, np.int32), np.zeros(0, np.float32)
+
+    def scores(rows: Int32) -> Float32:
+        return said.total[rows] + np.float32(weight) * reviewed.total[rows]
+
+    def best(rows: Int32) -> Int32:
+        return rows[np.argpartition(-scores(rows), depth)[:depth]] if len(rows) > depth else rows
+
+    found = np.zeros(0, np.int32)
     for rows, most in words:
-        new = rows[allowed[rows]]
-        found, scores = _best_of(found, scores, new, said.total[new] + np.float32(weight) * reviewed.total[new], depth)
+        # The best of each list first: to sort all that a common word brings costs more than everything else.
+        found = best(np.union1d(found, best(rows[allowed[rows]])))
         left -= most
-        if len(found) == depth and scores.min() >= left:
+        if len(found) == depth and scores(found).min() >= left:
             break
     return found.astype(np.int32)
-
-
-def _best_of(rows: Int32, scores: Float32, new: Int32, new_scores: Float32, depth: int) -> tuple[Int32, Float32]:
-    """The ``depth`` best of two lists of rows with their scores; a row that is in both stays once."""
-    if len(new) > depth:
-        best = np.argpartition(-new_scores, depth)[:depth]
-        new, new_scores = new[best], new_scores[best]
-    rows, first = np.unique(np.concatenate([rows, new]), return_index=True)
-    scores = np.concatenate([scores, new_scores])[first]
-    if len(rows) > depth:
-        best = np.argpartition(-scores, depth)[:depth]
-        rows, scores = rows[best], scores[best]
-    return rows, scores
 
 
 def _sides(found: Found, config: SearchConfig) -> tuple[Float32, Float32]:

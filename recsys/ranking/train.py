@@ -115,8 +115,8 @@ def train_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads
     if len(examples) < MIN_REQUESTS:
         return None
     # Another draw than tuning's, so that what was chosen by some requests is not judged by the same.
-    some, another = draw_examples(examples, TRIAL_REQUESTS, seed + 1), seed + 1
-    learned, retrieved = try_ranker(some, config, seed=another, threads=threads)
+    some = draw_examples(examples, TRIAL_REQUESTS, seed + 1)
+    learned, retrieved = try_ranker(some, config, seed=seed + 1, threads=threads)
     return _grow(examples, config, seed, threads) if learned.sum() > retrieved.sum() else None
 
 
@@ -129,10 +129,8 @@ def try_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads: 
     """
     is_asked = np.zeros(len(examples), bool)
     is_asked[np.random.default_rng(seed + 1).choice(len(examples), len(examples) // 3, replace=False)] = True
-    ranker, asked = (
-        _grow(select_examples(examples, ~is_asked), config, seed, threads),
-        select_examples(examples, is_asked),
-    )
+    ranker = _grow(select_examples(examples, ~is_asked), config, seed, threads)
+    asked = select_examples(examples, is_asked)
     retrieved = asked.features[:, FEATURES.index("fused_score")]
     return _dcg(asked, ranker.score(asked.features)), _dcg(asked, retrieved)
 
