@@ -219,8 +219,10 @@ def _nearest(release: Release, vector: Float32, allowed: npt.NDArray[np.bool_], 
     if few is None:
         return np.zeros(0, np.int32)
     vectors = np.asarray(release.retrieval.embeddings[few], np.float32)
-    likeness = np.where(vectors.any(axis=1), vectors @ vector, -np.inf)
-    best = np.argsort(-likeness, kind="stable")[:depth]
+    likeness = vectors @ vector
+    alike_in_nothing = np.flatnonzero(likeness == 0)
+    likeness[alike_in_nothing[~vectors[alike_in_nothing].any(axis=1)]] = -np.inf  # no vector: never found
+    best = np.argpartition(-likeness, depth)[:depth] if len(few) > depth else np.arange(len(few))
     return few[best[np.isfinite(likeness[best])]].astype(np.int32)
 
 

@@ -1,10 +1,13 @@
 """What the shop says now of each item of a release, by row: may it be shown, and does it pass a filter?"""
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
+
+FEW_CODES = 8  # up to here one comparison each is quicker than looking every row's code up
+UNKNOWN = 0  # the code of a category or a brand that an item does not have
 
 Bool = npt.NDArray[np.bool_]
 
@@ -58,7 +61,7 @@ class Shelf:
         self.available: Bool = np.zeros(rows, bool)
         self._listed: Bool = np.zeros(rows, bool)
         self._price = np.full(rows, np.nan)
-        self._codes = {name: np.full(rows, -1, np.int32) for name in ("category", "brand")}
+        self._codes = {name: np.full(rows, UNKNOWN, np.int32) for name in ("category", "brand")}
         self._names: dict[str, dict[str, int]] = {"category": {}, "brand": {}}
 
     def put(self, row: int, facts: Facts) -> None:
@@ -67,7 +70,7 @@ class Shelf:
         for name, value in (("category", facts.category), ("brand", facts.brand)):
             names = self._names[name]
             key = _path(value) if name == "category" else _folded(value)
-            self._codes[name][row] = -1 if not key else names.setdefault(key, len(names))
+            self._codes[name][row] = names.setdefault(key, len(names) + 1) if key else UNKNOWN
         self._listed[row] = facts.listed
         self.available[row] = facts.listed and facts.in_stock
 
@@ -91,12 +94,18 @@ class Shelf:
             mask &= self._price[:rows] <= wanted.price_to
         return mask
 
-    def _of(self, name: str, codes: Iterable[int], rows: int) -> Bool:
-        chosen = np.zeros(len(self._names[name]) + 2, bool)  # one more: another thread may have added a name
-        chosen[list(codes)] = True
-        chosen[-1] = False  # where -1, unknown, points to
+    def _of(self, name: str, codes: Sequence[int], rows: int) -> Bool:
         of_rows = self._codes[name][:rows]
-        return np.asarray(chosen[np.minimum(of_rows, len(chosen) - 1)])
+        if len(codes) <= FEW_CODES:
+            mask = np.zeros(rows, bool)
+            for code in codes:
+                mask |= of_rows == code
+            return mask
+        chosen = np.zeros(len(self._names[name]) + 2, bool)  # one more, for names that another thread adds meanwhile
+        chosen[codes] = True
+        chosen[-1] = False
+        return chosen.take(of_rows, mode="clip")
+
 
 
 def _path(category: str | None) -> str:

@@ -101,6 +101,13 @@ def test_it_comes_back_from_disk_with_the_same_answers(index, embeddings, tmp_pa
     assert (loaded.kind, loaded.recall) == (index.kind, index.recall)
 
 
+def test_a_search_of_a_mapped_index_starts_no_threads_to_read_ahead(tmp_path):
+    vectors = unit(np.random.default_rng(3), 600)
+    build_index([], vectors, KINDS["ivf"], threads=1).save(tmp_path / "index.faiss")
+    loaded = load_index(tmp_path / "index.faiss", [], "ivf", 1.0, vectors).index
+    assert faiss.downcast_InvertedLists(loaded.invlists).prefetch_nthread == 0
+
+
 def test_something_else_than_an_index_is_refused(tmp_path):
     path = tmp_path / "index.faiss"
     path.write_bytes(b"not an index at all")

@@ -12,7 +12,14 @@ from numpy.typing import NDArray
 
 from recsys.errors import ConfigError, ReleaseError, require_at_least
 from recsys.histories import Float32, Int32
-from recsys.retrieval.codes import CodeIndex, learn_codes, load_code_index, save_code_index
+from recsys.retrieval.codes import (
+    MAPPED,
+    CodeIndex,
+    learn_codes,
+    load_code_index,
+    read_where_they_lie,
+    save_code_index,
+)
 
 FEW_QUERIES = 16  # below the number at which any version of Faiss turns to a matrix product
 CODE_BITS = (256, 128, 64)  # of a binary index, as many as fit
@@ -133,7 +140,8 @@ def load_index(path: Path, item_ids: Sequence[str], kind: str, recall: float, em
     if kind == "binary":
         return ItemIndex(item_ids, load_code_index(path, embeddings), kind, recall)
     try:
-        index = faiss.read_index(str(path), faiss.IO_FLAG_MMAP | faiss.IO_FLAG_READ_ONLY)
+        index = faiss.read_index(str(path), MAPPED)
+        read_where_they_lie(index)
     except RuntimeError as error:
         raise ReleaseError(f"{path}: expected a Faiss index, came something else: {error}") from error
     return ItemIndex(item_ids, index, kind, recall)
