@@ -159,12 +159,10 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
         for events in (_events(sets, split, hide_inner=True), _events(sets, split, hide_inner=False))
     )
     _, vectors = align_shop(encoded, learning.interactions, ASKED_AT, config)
-    taught = Workshop(learning, vectors, config.recipe, lambda steps, label: steps)
+    taught = Workshop(learning, vectors, config.recipe)
     taught.tune([(ASKED_AT, WINDOW_END)], config.pinned)
     ranker = taught.ranked_release([(ASKED_AT, WINDOW_END)], WINDOW_END).ranker
-    return replace(
-        Workshop(asking, vectors, taught.config, lambda steps, label: steps).release_at(ASKED_AT), ranker=ranker
-    )
+    return replace(Workshop(asking, vectors, taught.config).release_at(ASKED_AT), ranker=ranker)
 
 
 def encode(shop: Workspace, sets: Sets, seed: int) -> "EncodedShop":

@@ -112,7 +112,7 @@ def ours(files: Files, without: str = "") -> dict[str, Int32]:
     )
     encoded = encode_shop(items, pl.DataFrame(schema=REVIEWS), TEST_DAY, config)
     release = fit_night(shop, encoded, split, config, without)
-    return answers_of(release, [_request(data, user) for user in data.users.tolist()], K, without)
+    return answers_of(release, [_request(data, user) for user in data.users.tolist()], K, config.threads, without)
 
 
 def _items(files: Files, data: Sequences) -> pl.DataFrame:

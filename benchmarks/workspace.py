@@ -87,7 +87,7 @@ def ours(
     catalogue = build_catalogue(shop.items, shop.reviews)
     known = Shop(catalogue, read_interactions(past, catalogue.item_ids), past)
     encoded = encode_shop(shop.items, shop.reviews, as_of, config)
-    return answers_of(fit_night(known, encoded, split, config, without), requests, k, without)
+    return answers_of(fit_night(known, encoded, split, config, without), requests, k, config.threads, without)
 
 
 def fit_night(shop: "Shop", encoded: "EncodedShop", split: Split, config: "NightConfig", without: str = "") -> Release:
@@ -97,18 +97,23 @@ def fit_night(shop: "Shop", encoded: "EncodedShop", split: Split, config: "Night
 
     config, encoded = leave_out(without, config, encoded)
     _, vectors = align_shop(encoded, shop.interactions, split.cuts[0], config)
-    workshop = Workshop(shop, vectors, config.recipe, lambda steps, label: steps)
+    workshop = Workshop(shop, vectors, config.recipe)
     workshop.tune(split.windows, config.pinned)
     return workshop.ranked_release(split.windows, split.end)
 
 
-def answers_of(release: Release, requests: Sequence[Request], k: int, without: str = "") -> dict[str, Int32]:
+def answers_of(
+    release: Release, requests: Sequence[Request], k: int, threads: int, without: str = ""
+) -> dict[str, Int32]:
     """What ``release`` recommends; of a whole night, also what it would in the order of retrieval."""
     if without:
-        return {f"{OURS}: {without}": recommended_rows(release, requests, k)}
+        return {f"{OURS}: {without}": recommended_rows(release, requests, k, threads)}
     return {
-        OURS: recommended_rows(release, requests, k),
+        OURS: recommended_rows(release, requests, k, threads),
         f"{OURS}: retrieval only": recommended_rows(
-            replace(release, ranker=None), [replace(request, limit=DEPTHS[-1]) for request in requests], DEPTHS[-1]
+            replace(release, ranker=None),
+            [replace(request, limit=DEPTHS[-1]) for request in requests],
+            DEPTHS[-1],
+            threads,
         ),
     }

@@ -29,10 +29,8 @@ from recsys.errors import LeakageError, ReleaseError, SchemaError
 from recsys.evaluation.ab_report import ABInput, SlatePair, ab_headline, ab_lead, ab_report
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
-from recsys.recommend import recommend
+from recsys.recommend import in_batches, recommend
 from recsys.request import FALLBACKS, Request, Slate
-
-BATCH = 512  # requests between two steps of the progress bar
 
 
 @dataclass(frozen=True)
@@ -66,6 +64,7 @@ def evaluate(
     max_users: int | None = None,
     seed: int = 0,
     resamples: int = 2000,
+    threads: int = 1,
     progress: bool = True,
 ) -> Evaluation:
     """Let A (the release in place) and B answer the requests of [start, end) and compare them shopper by shopper.
@@ -79,6 +78,7 @@ def evaluate(
         max_users: draw so many shoppers; all where None.
         seed: of that draw and of the bootstrap.
         resamples: of the bootstrap.
+        threads: that answer.
         progress: show a bar.
 
     Raises:
@@ -94,9 +94,9 @@ def evaluate(
         )
     yardstick = _build_yardstick(release_a, release_b, requests, events, k)
     began = time.perf_counter()
-    slates_a = answer_requests(release_a, requests.requests, "A" if progress else None)
+    slates_a = answer_requests(release_a, requests.requests, "A" if progress else None, threads)
     halfway = time.perf_counter()
-    slates_b = answer_requests(release_b, requests.requests, "B" if progress else None)
+    slates_b = answer_requests(release_b, requests.requests, "B" if progress else None, threads)
     seconds = {"A": halfway - began, "B": time.perf_counter() - halfway}
     shown_a, shown_b = yardstick.slate_rows(slates_a), yardstick.slate_rows(slates_b)
     per_user_a, per_user_b = yardstick.per_user(shown_a), yardstick.per_user(shown_b)
@@ -133,18 +133,23 @@ def refuse_leakage(release: Release, start: datetime, name: str = "the release")
             )
 
 
-def answer_requests(release: Release, requests: Sequence[Request], label: str | None = None) -> list[Slate]:
+def answer_requests(
+    release: Release, requests: Sequence[Request], label: str | None = None, threads: int = 1
+) -> list[Slate]:
     """Slates for all requests in order; with a ``label``, under a progress bar of that name.
 
     Nothing is filtered by stock: what was in stock in the past is not known, and what is today must not leak into it.
     """
     everything = np.ones(len(release.item_ids), bool)
+
+    def answer(batch: slice) -> list[Slate]:
+        return recommend(release, requests[batch], available=everything)
+
     slates: list[Slate] = []
     with tqdm(total=len(requests), desc=label, unit=" requests", disable=label is None) as bar:
-        for begin in range(0, len(requests), BATCH):
-            batch = requests[begin : begin + BATCH]
-            slates += recommend(release, batch, available=everything)
-            bar.update(len(batch))
+        for answered in in_batches(answer, len(requests), threads):
+            slates += answered
+            bar.update(len(answered))
     return slates
 
 
@@ -298,6 +303,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--max-users", type=int, help="draw so many shoppers (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw and the bootstrap (default: %(default)s)")
     parser.add_argument("--output", type=Path, default=Path("var/evaluations"), help="folder (default: %(default)s)")
+    parser.add_argument("--threads", type=int, default=2, help="that answer (default: %(default)s)")
     parser.add_argument("--quiet", action="store_true", help="no progress bars")
 
 
@@ -330,6 +336,7 @@ def run(args: Namespace) -> int:
         target_types=tuple(args.target or ["purchase"]),
         max_users=args.max_users,
         seed=args.seed,
+        threads=args.threads,
         progress=not args.quiet,
     )
     picked = pick_examples(evaluation, seed=args.seed)

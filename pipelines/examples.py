@@ -1,7 +1,8 @@
 """What the ranker learns from: candidates that retrieval, fitted on earlier events only, really produced."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol, TypeVar
 
 import numpy as np
 
@@ -10,9 +11,22 @@ from recsys.errors import require_at_least, require_share
 from recsys.evaluation.requests import EvaluationSet
 from recsys.ranking.features import compute_features
 from recsys.ranking.train import Examples
-from recsys.recommend import BATCH, find_candidates
+from recsys.recommend import find_candidates, in_batches, n_batches
 
-Progress = Callable[[Iterable[int], str], Iterable[int]]
+T = TypeVar("T")
+
+
+class Progress(Protocol):
+    """Shows how far an iteration is."""
+
+    def __call__(self, steps: Iterable[T], label: str, total: int) -> Iterable[T]:
+        """``steps`` as they are; there will be ``total`` of them."""
+        ...
+
+
+def no_progress(steps: Iterable[T], label: str, total: int) -> Iterable[T]:
+    """A Progress that shows nothing."""
+    return steps
 
 
 @dataclass(frozen=True)
@@ -43,7 +57,9 @@ def rank_examples(
     questions: EvaluationSet,
     config: ExamplesConfig,
     seed: int,
-    progress: Progress = lambda steps, label: steps,
+    *,
+    threads: int = 1,
+    progress: Progress = no_progress,
     label: str = "",
     among: np.ndarray | None = None,
 ) -> list[Examples]:
@@ -54,36 +70,49 @@ def rank_examples(
     ``among`` bool [n] restricts answers and alternatives to these items, as a filter of requests would.
 
     Returns:
-        One Examples for each batch that has any.
+        One Examples for each batch that has any, the same whatever ``threads`` is.
     """
-    rng = np.random.default_rng(seed)
+
+    def of_batch(batch: slice) -> Examples | None:
+        return _examples_of(release, questions, batch, config, np.random.default_rng([seed, batch.start]), among)
+
+    batches = in_batches(of_batch, len(questions), threads)
+    return [part for part in progress(batches, label, n_batches(len(questions))) if part is not None]
+
+
+def _examples_of(
+    release: Release,
+    questions: EvaluationSet,
+    batch: slice,
+    config: ExamplesConfig,
+    rng: np.random.Generator,
+    among: np.ndarray | None,
+) -> Examples | None:
+    """Of one batch; None where nothing can be learned."""
     n_items = np.int64(len(release.item_ids))
-    parts = []
-    for start in progress(range(0, len(questions), BATCH), label):
-        batch = slice(start, start + BATCH)
-        histories, candidates = find_candidates(release, questions.requests[batch], among)
-        wanted = [
-            place * n_items + release.rows[item_id]
-            for place, taken in enumerate(questions.relevant[batch])
-            for item_id in taken
-            if item_id in release.rows
-        ]
-        request = candidates.request_of
-        labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
-        labels &= histories.known[request]
-        if among is not None:
-            labels &= among[candidates.rows]
-        teaches = np.bincount(request[labels], minlength=len(histories)) > 0
-        features = compute_features(candidates, histories, release.tables, only=teaches)
-        if among is not None:
-            kept = np.flatnonzero(among[candidates.rows])
-            labels, request, features = labels[kept], request[kept], features[kept]
-        keep = _teaching_rows(labels, request, teaches, config.negatives, rng)
-        sizes = np.bincount(request[keep], minlength=len(histories))
-        if len(keep):
-            offsets = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
-            parts.append(Examples(features[keep], labels[keep].astype(np.int8), offsets))
-    return parts
+    histories, candidates = find_candidates(release, questions.requests[batch], among)
+    wanted = [
+        place * n_items + release.rows[item_id]
+        for place, taken in enumerate(questions.relevant[batch])
+        for item_id in taken
+        if item_id in release.rows
+    ]
+    request = candidates.request_of
+    labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
+    labels &= histories.known[request]
+    if among is not None:
+        labels &= among[candidates.rows]
+    teaches = np.bincount(request[labels], minlength=len(histories)) > 0
+    features = compute_features(candidates, histories, release.tables, only=teaches)
+    if among is not None:
+        kept = np.flatnonzero(among[candidates.rows])
+        labels, request, features = labels[kept], request[kept], features[kept]
+    keep = _teaching_rows(labels, request, teaches, config.negatives, rng)
+    if len(keep) == 0:
+        return None
+    sizes = np.bincount(request[keep], minlength=len(histories))
+    offsets = np.concatenate([[0], np.cumsum(sizes[sizes > 0])])
+    return Examples(features[keep], labels[keep].astype(np.int8), offsets)
 
 
 def _teaching_rows(

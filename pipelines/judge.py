@@ -47,12 +47,14 @@ class Judgement:
         }
 
 
-def recommended_rows(release: Release, requests: Sequence[Request], k: int) -> Int32:
+def recommended_rows(release: Release, requests: Sequence[Request], k: int, threads: int = 1) -> Int32:
     """What ``release`` answers, as its own rows, int32 [q, k], -1 in an empty place."""
-    return slate_rows(answer_requests(release, requests), release.rows, k)
+    return slate_rows(answer_requests(release, requests, threads=threads), release.rows, k)
 
 
-def judge(release: Release, questions: EvaluationSet, past: Interactions, k: int, seed: int) -> Judgement:
+def judge(
+    release: Release, questions: EvaluationSet, past: Interactions, k: int, seed: int, threads: int = 1
+) -> Judgement:
     """The release and the baselines on the same questions.
 
     Args:
@@ -61,6 +63,7 @@ def judge(release: Release, questions: EvaluationSet, past: Interactions, k: int
         past: the events before it, for novelty.
         k: places that count.
         seed: of the bootstrap.
+        threads: that answer.
     """
     yardstick = build_yardstick(
         questions,
@@ -74,7 +77,7 @@ def judge(release: Release, questions: EvaluationSet, past: Interactions, k: int
     rows = {
         "popularity": popularity(release, requests, k),
         "item to item": item_to_item(release, requests, k),
-        RELEASE: recommended_rows(release, requests, k),
+        RELEASE: recommended_rows(release, requests, k, threads),
     }
     scores = {policy: yardstick.per_user(each) for policy, each in rows.items()}
     comparisons = {

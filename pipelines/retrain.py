@@ -213,7 +213,7 @@ def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judg
         history_limit=config.retrieval.history_limit,
     )
     past = shop.interactions.select(shop.interactions.time_days < days_since_epoch(split.test_start))
-    return judge(twin, questions, past, config.evaluation.k, config.seed)
+    return judge(twin, questions, past, config.evaluation.k, config.seed, config.threads)
 
 
 def _catalogue_seen(engine: Engine) -> datetime | None:

@@ -5,10 +5,13 @@ import sys
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from tqdm import tqdm
 
 from recsys.evaluation.report import Stage
+
+T = TypeVar("T")
 
 
 class Stages:
@@ -36,9 +39,9 @@ class Stages:
             cost = f"{finished.seconds:.1f} s, peak {finished.peak_mib:.0f} MiB"
             print(f"  {name}: " + "; ".join([cost, *notes]), file=sys.stderr, flush=True)
 
-    def bar(self, steps: Iterable[int], label: str) -> Iterator[int]:
-        """``steps`` with a progress bar."""
-        yield from tqdm(steps, desc=label, leave=False, disable=not self.progress)
+    def bar(self, steps: Iterable[T], label: str, total: int) -> Iterator[T]:
+        """``steps``, ``total`` of them, with a progress bar."""
+        yield from tqdm(steps, desc=label, total=total, leave=False, disable=not self.progress)
 
 
 def peak_mib() -> float:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 
-from pipelines.examples import Progress, rank_examples
+from pipelines.examples import Progress, no_progress, rank_examples
 from pipelines.newcomers import draw_newcomers, hide_arrivals, questions_about
 from pipelines.recipe import ItemVectors, RecipeConfig, Shop, fit_release, index_shop
 from pipelines.tastes import train_taste
@@ -35,7 +35,13 @@ class Workshop:
     """
 
     def __init__(
-        self, shop: Shop, vectors: ItemVectors, config: RecipeConfig, progress: Progress, *, shown: bool = False
+        self,
+        shop: Shop,
+        vectors: ItemVectors,
+        config: RecipeConfig,
+        progress: Progress = no_progress,
+        *,
+        shown: bool = False,
     ) -> None:
         self.shop = shop
         self.vectors = vectors
@@ -164,8 +170,9 @@ class Workshop:
                 self._questions(start, end),
                 self.config.examples,
                 self.config.seed,
-                self._progress,
-                f"examples of {start:%-d %B}",
+                threads=self.config.threads,
+                progress=self._progress,
+                label=f"examples of {start:%-d %B}",
             )
         return self._examples[start, end]
 
@@ -182,7 +189,14 @@ class Workshop:
             item_ids = {catalogue.item_ids[row] for row in np.flatnonzero(hidden)}
             about = questions_about(questions, item_ids)
             parts += rank_examples(
-                release, about, config.examples, config.seed, self._progress, "examples of newcomers", hidden
+                release,
+                about,
+                config.examples,
+                config.seed,
+                threads=config.threads,
+                progress=self._progress,
+                label="examples of newcomers",
+                among=hidden,
             )
         return parts
 

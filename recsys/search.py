@@ -223,7 +223,7 @@ def _nearest(release: Release, vector: Float32, allowed: npt.NDArray[np.bool_], 
     alike_in_nothing = np.flatnonzero(likeness == 0)
     likeness[alike_in_nothing[~vectors[alike_in_nothing].any(axis=1)]] = -np.inf  # no vector: never found
     best = np.argpartition(-likeness, depth)[:depth] if len(few) > depth else np.arange(len(few))
-    return few[best[np.isfinite(likeness[best])]].astype(np.int32)
+    return np.asarray(few[best[np.isfinite(likeness[best])]], np.int32)
 
 
 @dataclass(frozen=True)

@@ -107,7 +107,6 @@ class Shelf:
         return chosen.take(of_rows, mode="clip")
 
 
-
 def _path(category: str | None) -> str:
     """A category path in one form: ``"Women>Dresses "`` → ``"women > dresses"``."""
     return " > ".join(level for part in (category or "").split(">") if (level := _folded(part)))

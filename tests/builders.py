@@ -190,7 +190,7 @@ def build_release(
     config = config or recipe()
     days = [CUTOFF - timedelta(days=back) for back in (10, 8, 6, 4)]
     cuts = [(day, day + timedelta(days=2)) for day in days] if ranker else []
-    release = Workshop(shop, vectors, config, lambda steps, _: steps).ranked_release(cuts, CUTOFF)
+    release = Workshop(shop, vectors, config).ranked_release(cuts, CUTOFF)
     manifest = replace(release.manifest, config={"retrieval": config.retrieval.__dict__, "seed": config.seed})
     return replace(release, manifest=manifest)
 

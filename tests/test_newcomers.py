@@ -61,7 +61,7 @@ def test_a_hidden_item_arrives_at_the_moment_it_is_asked_for(shop_and_vectors):
 def test_examples_know_nothing_of_what_is_hidden(shop_and_vectors):
     config = recipe()
     config = replace(config, examples=replace(config.examples, hidden_draws=3))
-    workshop = Workshop(*shop_and_vectors, config, lambda steps, label: steps)
+    workshop = Workshop(*shop_and_vectors, config)
     parts = workshop.examples_of_newcomers(START, CUTOFF)
     assert sum(len(part) for part in parts) >= 10
     features = np.concatenate([part.features for part in parts])
@@ -77,4 +77,4 @@ def test_examples_know_nothing_of_what_is_hidden(shop_and_vectors):
 def test_no_draws_no_examples(shop_and_vectors):
     config = recipe()
     none = replace(config, examples=replace(config.examples, hidden_draws=0))
-    assert Workshop(*shop_and_vectors, none, lambda steps, label: steps).examples_of_newcomers(START, CUTOFF) == []
+    assert Workshop(*shop_and_vectors, none).examples_of_newcomers(START, CUTOFF) == []

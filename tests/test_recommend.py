@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from pipelines.evaluate import answer_requests
 from recsys.artifacts import save_release
 from recsys.errors import LeakageError
 from recsys.recommend import BATCH, recommend
@@ -73,6 +74,11 @@ def test_more_requests_than_one_batch_come_in_order(release):
     slates = recommend(release, requests)
     assert slates == [recommend(release, [request])[0] for request in requests]
     assert recommend(release, []) == []
+
+
+def test_batches_beside_each_other_come_in_order(release):
+    requests = mixed_requests(release.item_ids, 2 * BATCH + 30, seed=4)
+    assert answer_requests(release, requests, threads=2) == answer_requests(release, requests)
 
 
 @settings(max_examples=8, deadline=None)

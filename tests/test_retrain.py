@@ -223,7 +223,7 @@ def test_stages_are_told_apart_with_their_remarks_unless_asked_to_be_quiet(capsy
     for stages in (loud, quiet):
         with stages.stage("read") as notes:
             notes.append("two left out")
-        assert list(stages.bar(range(3), "counting")) == [0, 1, 2]
+        assert list(stages.bar(range(3), "counting", 3)) == [0, 1, 2]
         assert [(stage.name, stage.note) for stage in stages.done] == [("read", "two left out")]
         said = capsys.readouterr().err
         assert ("▸ read" in said and "MiB; two left out" in said) if stages is loud else said == ""

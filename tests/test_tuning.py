@@ -230,7 +230,7 @@ def test_a_workshop_tunes_before_it_makes_anything_and_twice_the_same():
     config = replace(recipe(), tuning=TuningConfig(seconds=600))
     records = []
     for _ in range(2):
-        workshop = Workshop(shop, vectors, config, lambda steps, _: steps)
+        workshop = Workshop(shop, vectors, config)
         workshop.tune(cuts)
         assert workshop.config.retrieval.fusion_weight != config.retrieval.fusion_weight  # which recipe() makes poor
         assert workshop.ranked_release(cuts, CUTOFF).retrieval.config == workshop.config.retrieval
@@ -245,7 +245,7 @@ def test_a_workshop_tunes_before_it_makes_anything_and_twice_the_same():
 def test_switched_off_it_changes_nothing():
     shop, vectors = build_shop()
     config = replace(recipe(), tuning=TuningConfig(enabled=False))
-    workshop = Workshop(shop, vectors, config, lambda steps, _: steps)
+    workshop = Workshop(shop, vectors, config)
     workshop.tune([(CUTOFF - timedelta(days=3), CUTOFF - timedelta(days=2))])
     assert workshop.config == config
     assert workshop.tuning_record() == {}
