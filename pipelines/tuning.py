@@ -55,12 +55,13 @@ class TuningConfig:
         enabled: False keeps every number as it is configured.
         max_requests: of shoppers with a history in the label window, drawn evenly.
         seconds: of processor time for trials, after which no further one begins; what was not reached stays. Meant as
-            a bound, not as a pace: reaching it is noted in the manifest, and two nights on the same input may differ.
+            a bound, not as a pace, and so wide: reaching it is noted in the manifest, and two nights on the same input
+            may differ.
     """
 
     enabled: bool = True
     max_requests: int = 1_000
-    seconds: float = 180.0
+    seconds: float = 300.0
 
     def __post_init__(self) -> None:
         require_at_least("tuning", self, max_requests=1, seconds=0)

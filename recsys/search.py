@@ -302,12 +302,11 @@ def best_by_word(said: Said, reviewed: Said, weight: float, allowed: npt.NDArray
 def _sides(found: Found, config: SearchConfig) -> tuple[Float32, Float32]:
     """What each side adds to the score: by meaning, and by word."""
     by_word = found.said + np.float32(config.reviews) * found.reviewed
-    one = np.zeros(len(found.rows), np.int32)
-    fused = []
-    for scores, weight in ((found.meaning, config.meaning), (np.where(by_word > 0, by_word, np.nan), config.words)):
-        ranks = rank_within(one, scores)
-        fused.append(np.nan_to_num(np.float32(weight) / (np.float32(config.rank_base) + ranks)).astype(np.float32))
-    return fused[0], fused[1] + np.float32(config.literal) * found.literal
+    scores = np.concatenate([found.meaning, np.where(by_word > 0, by_word, np.nan)])
+    ranks = rank_within(np.repeat(np.arange(2), len(by_word)), scores).reshape(2, -1)
+    weights = np.array([[config.meaning], [config.words]], np.float32)
+    meaning, words = np.nan_to_num(weights / (np.float32(config.rank_base) + ranks))
+    return meaning, words + np.float32(config.literal) * found.literal
 
 
 def _blend(found: Found, config: SearchConfig) -> Float32:
