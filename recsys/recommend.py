@@ -36,7 +36,7 @@ def in_batches(work: Callable[[slice], T], n_requests: int, threads: int = 1) ->
     numpy, Faiss and LightGBM let other threads run while they compute.
     """
     batches = [slice(start, start + BATCH) for start in range(0, n_requests, BATCH)]
-    if threads == 1 or len(batches) < 2:
+    if threads <= 1 or len(batches) < 2:
         yield from map(work, batches)
         return
     with ThreadPoolExecutor(threads) as pool:

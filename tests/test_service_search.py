@@ -6,6 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from fastapi.testclient import TestClient
 from search_shop import find, find_like, picture, publish_searchable, reds, serving, standing_client
@@ -17,6 +18,7 @@ from recsys.data.store import put_items
 from recsys.data.tables import Recommendation
 from recsys.embedder import Embedder
 from service.deps import Service
+from service.shelf import Facts, Filter, Shelf
 
 PROBLEM = "urn:recsys:problem:"
 
@@ -252,3 +254,16 @@ def test_the_first_query_does_not_wait_for_encoders_that_still_load(
         assert live.release.embedder is not None
         assert live.release.embedder.wait(120)
         assert find(client, text="red-07")["fallback"] == "full"
+
+
+def test_a_filter_holds_for_many_categories_as_for_few():
+    shelf = Shelf(40)
+    for row in range(36):  # the last four rows are of no item, and every sixth item has no category
+        category = None if row % 6 == 5 else f"Women > Part {row % 12}" if row < 24 else "Men"
+        shelf.put(row, Facts(listed=True, in_stock=True, category=category, brand=f"Brand {row}"))
+    women = [row for row in range(24) if row % 6 != 5]
+    assert np.flatnonzero(shelf.allowed(Filter(category="women"), 40)).tolist() == women  # ten paths
+    assert np.flatnonzero(shelf.allowed(Filter(category="women > part 3"), 40)).tolist() == [3, 15]
+    assert np.flatnonzero(shelf.allowed(Filter(category="shoes"), 40)).tolist() == []
+    many = Filter(brands=tuple(f"brand {row}" for row in range(20)))
+    assert np.flatnonzero(shelf.allowed(many, 40)).tolist() == list(range(20))
