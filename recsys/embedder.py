@@ -74,6 +74,15 @@ class Embedded:
     failures: Mapping[int, str] = field(default_factory=dict)
 
 
+@dataclass(frozen=True)
+class _Opened:
+    """What a release's folder holds: the aligner as it was trained, the same halved, and the spaces of likeness."""
+
+    items: "Aligner"
+    questions: "Aligner"
+    spaces: "Mapping[str, LikenessSpace]"
+
+
 class Embedder:
     """Embeds for one release; safe to use from several threads.
 
@@ -86,7 +95,7 @@ class Embedder:
         self._folder = folder / "aligner"
         self._config = config
         self._opening = threading.Lock()
-        self._opened: tuple[Aligner, dict[str, LikenessSpace]] | None = None
+        self._opened: _Opened | None = None
         self._refused: dict[str, tuple[str, float]] = {}  # part → why, when (monotonic seconds)
         self._warming: threading.Thread | None = None
 
@@ -117,7 +126,7 @@ class Embedder:
             RecsysError: something is missing.
         """
         self.embed_query("warm", None)
-        if "image" in self._aligner.shape.modalities:
+        if "image" in self._loaded("aligner", self._open).items.shape.modalities:
             encoder = self._image_encoder()
             encoder.encode(np.zeros((1, encoder.size, encoder.size, 3), np.uint8))
 
@@ -132,7 +141,7 @@ class Embedder:
             UnreadableImage: ``picture`` is none that we accept.
             EncoderError: the release cannot embed what was asked, or its encoders are missing.
         """
-        aligner = self._aligner
+        aligner = self._loaded("aligner", self._open).questions
         found: dict[str, Float32] = {}
         if text is not None and "text" in aligner.shape.modalities:
             found["text"] = _unit(self._text_encoder().encode([text]))
@@ -164,7 +173,8 @@ class Embedder:
         """
         from recsys.alignment.spaces import embedding_parts
 
-        aligner, spaces = self._loaded("aligner", self._open)
+        opened = self._loaded("aligner", self._open)
+        aligner, spaces = opened.items, opened.spaces
         modalities, failures = self._encode(contents, aligner.shape.modalities)
         if not modalities:
             return Embedded(np.zeros((len(contents), aligner.dim), np.float32))
@@ -215,10 +225,6 @@ class Embedder:
             ReviewConfig(**self._config.get("reviews", {})),
         )
 
-    @property
-    def _aligner(self) -> "Aligner":
-        return self._loaded("aligner", self._open)[0]
-
     def _loaded(self, part: str, load: Callable[[], T]) -> T:
         """``load()``, unless it failed a moment ago."""
         why, when = self._refused.get(part, ("", float("-inf")))
@@ -230,7 +236,7 @@ class Embedder:
             self._refused[part] = (str(error), time.monotonic())
             raise
 
-    def _open(self) -> "tuple[Aligner, dict[str, LikenessSpace]]":
+    def _open(self) -> "_Opened":
         with self._opening:
             if self._opened is None:
                 if not self._folder.is_dir():
@@ -238,7 +244,8 @@ class Embedder:
                 from recsys.alignment.model import load_aligner
                 from recsys.alignment.spaces import load_spaces
 
-                self._opened = load_aligner(self._folder), load_spaces(self._folder)
+                aligner = load_aligner(self._folder)
+                self._opened = _Opened(aligner, aligner.halved(), load_spaces(self._folder))
             return self._opened
 
     def _text_encoder(self) -> "TextEncoder":

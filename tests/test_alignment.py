@@ -99,6 +99,16 @@ def test_saved_and_loaded_embeds_the_same_bits(trained, tmp_path):
     assert sorted(path.name for path in (tmp_path / "aligner").iterdir()) == ["aligner.json", "aligner.safetensors"]
 
 
+def test_halved_heads_read_half_as_much_and_put_questions_where_whole_ones_do(trained):
+    modalities, _, aligner = trained
+    halved = aligner.halved()
+    one, whole = (heads.ensemble.each_member()[0].head("text").linear.weight for heads in (halved, aligner))
+    assert one.nbytes * 2 == whole.nbytes
+    alone, there = modalities["text"].vectors, modalities["text"].present
+    np.testing.assert_allclose(halved.embed_words(alone[there]), aligner.embed_words(alone[there]), atol=5e-3)
+    np.testing.assert_allclose(halved.embed(modalities), aligner.embed(modalities), atol=5e-3)
+
+
 def test_a_damaged_aligner_is_refused(trained, tmp_path):
     trained[2].save(tmp_path)
     with pytest.raises(ReleaseError, match="aligner"):

@@ -103,6 +103,7 @@ class Head(nn.Module):
         if generator is not None and self.dropout:
             kept = torch.rand(components.shape, generator=generator) >= self.dropout
             components = components * kept / (1 - self.dropout)
+        components = components.to(self.linear.weight.dtype)  # see Aligner.halved()
         projected = self.linear(components)
         if self.mlp is not None:
             projected = projected + self.mlp(components)
