@@ -20,7 +20,7 @@ SIDES = ("image", "text")
 NEIGHBOURS = 5  # of a product in the graph of like content
 DEFAULT = AlignmentConfig()
 # One objective by itself: one member, and no other term than its own.
-ALONE = replace(DEFAULT, members=1, fusion_weight=0.0, behaviour_weight=0.0, hardness=0.0)
+ALONE = replace(DEFAULT, members=1, fusion_weight=0.0, neighbour_weight=0.0, behaviour_weight=0.0, hardness=0.0)
 INFO_NCE, SIGLIP = ALONE, replace(ALONE, method="siglip")
 
 
@@ -45,6 +45,7 @@ class Method:
 
 METHODS: dict[str, Method] = {
     "default": Method(DEFAULT, corrected=True),
+    "default, neighbours free": Method(replace(DEFAULT, neighbour_weight=0.0), corrected=True),
     "similarity": Method(replace(DEFAULT, method="similarity"), single=True),
     "ConSE": Method(replace(DEFAULT, method="conse"), single=True),
     "CCA": Method(replace(DEFAULT, method="cca"), single=True),

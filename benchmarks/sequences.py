@@ -220,7 +220,8 @@ def truth_of(data: Sequences) -> Truth:
     return Truth(np.arange(len(data.users) + 1), data.targets, breakdowns=breakdowns)
 
 
-def run(files: Files, path: Path | None, only: tuple[str, ...], stages: bool) -> None:
+def as_given(files: Files, path: Path | None, only: tuple[str, ...], stages: bool) -> None:
+    """The protocol: ours beside every peer."""
     data = read_sequences(files)
     truth = truth_of(data)
     print(f"{len(data.train):,} users, {len(data.item_ids):,} items; {len(data.users):,} users are asked")
@@ -229,6 +230,10 @@ def run(files: Files, path: Path | None, only: tuple[str, ...], stages: bool) ->
         answers += measure_all(ours, files, without)
     rows = score(answers, truth, MEASURES, "ndcg@10")
     show(files.sequences.stem, "leave last out, full ranking", rows, path)
+
+
+def with_ends_shuffled(files: Files, path: Path | None) -> None:
+    """Ours beside the best of the peers that read the order, see shuffle_ends()."""
     mixed = replace(files, shuffled=True)
     data = read_sequences(mixed)
     answers = [measure("PCTM", peer, "PCTM", mixed), *measure_all(ours, mixed)]
@@ -251,8 +256,13 @@ def main() -> None:
     parser.add_argument("--json", type=Path)
     parser.add_argument("--peers", nargs="*", default=(), help="only these peers")
     parser.add_argument("--stages", action="store_true", help="also nights that lack a part, each a night of its own")
+    parser.add_argument("--order", choices=("given", "shuffled", "both"), default="both", help="which tables")
     args = parser.parse_args()
-    run(Files(args.sequences, args.attributes, args.titles), args.json, tuple(args.peers), args.stages)
+    files = Files(args.sequences, args.attributes, args.titles)
+    if args.order != "shuffled":
+        as_given(files, args.json, tuple(args.peers), args.stages)
+    if args.order != "given":
+        with_ends_shuffled(files, args.json)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from recsys.alignment.fusion import FUSIONS, GatedFusion
-from recsys.alignment.loss import behaviour_loss, info_nce, siglip
+from recsys.alignment.loss import behaviour_loss, info_nce, neighbour_loss, siglip
 
 AXES = torch.eye(2)
 ONE = torch.tensor(1.0)
@@ -38,6 +38,23 @@ def test_behaviour_loss_corrects_for_popularity():
     first = -math.log(2 * math.e / (2 * math.e + 4))
     second = -math.log(4 * math.e / (4 * math.e + 2))
     assert behaviour_loss(AXES, AXES, ONE, log_q).item() == pytest.approx((first + second) / 2)
+
+
+def test_neighbour_loss_is_nothing_where_a_part_has_the_neighbours_of_the_whole():
+    whole = torch.nn.functional.normalize(torch.randn(20, 4, generator=torch.Generator().manual_seed(0)), dim=1)
+    assert neighbour_loss(whole, whole, 20.0).item() == pytest.approx(0, abs=1e-6)
+    assert neighbour_loss(whole, whole.flip(0), 20.0) > 1
+
+
+def test_neighbour_loss_of_three_items():
+    # To the whole of item 0, item 1 is as near as item 2; its part is item 1, and so nearer to that. The others' parts
+    # are the whole of them.
+    whole = torch.tensor([[1.0, 0.0], [0.0, 1.0], [0.0, -1.0]])
+    part = whole.clone()
+    part[0] = whole[1]
+    near, far = 1 / (1 + math.exp(-2)), 1 / (1 + math.exp(2))
+    expected = 0.5 * math.log(0.5 / near) + 0.5 * math.log(0.5 / far)
+    assert neighbour_loss(whole, part, 1.0).item() == pytest.approx(expected / 3, abs=1e-6)
 
 
 def test_behaviour_loss_is_an_unbiased_view_of_the_whole_softmax():

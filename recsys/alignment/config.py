@@ -30,6 +30,7 @@ class AlignmentConfig:
     noise: float = 0.2  # standard deviation added to each of them in training; their mean square is 1
     modality_dropout: float = 0.5  # chance that a modality is hidden from the fusion in training
     fusion_weight: float = 0.2  # of the loss between an item and itself with modalities hidden
+    neighbour_weight: float = 1.5  # of the loss that keeps an item's neighbours when modalities are hidden
     behaviour_weight: float = 0.3  # of the loss between items bought together; 0 leaves purchases out
     hardness: float = 0.0  # of info_nce and siglip: how much more the nearest negatives count; 0 is not at all
     adversarial_weight: float = 0.0  # of the loss that hides from a critic which modality a vector is of
@@ -50,7 +51,7 @@ class AlignmentConfig:
             raise ConfigError(f"alignment.fusion: expected one of {tuple(FUSIONS)}, came {self.fusion!r}")
         positive = ("dim", "members", "hidden", "components", "prototypes", "epochs", "max_steps", "patience")
         require_at_least("alignment", self, batch_size=2, **dict.fromkeys(positive, 1))
-        weights = ("noise", "fusion_weight", "behaviour_weight", "hardness", "adversarial_weight", "weight_decay")
-        require_at_least("alignment", self, **dict.fromkeys(weights, 0))
+        weights = ("fusion_weight", "neighbour_weight", "behaviour_weight", "adversarial_weight")
+        require_at_least("alignment", self, noise=0, hardness=0, weight_decay=0, **dict.fromkeys(weights, 0))
         require_share("alignment", self, "dropout", "modality_dropout", "held_out")
         require_positive("alignment", self, "temperature", "lr")

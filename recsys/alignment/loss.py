@@ -114,6 +114,29 @@ def behaviour_loss(
     return F.cross_entropy(logits, torch.arange(len(logits), device=logits.device))
 
 
+def neighbour_loss(whole: Tensor, part: Tensor, logit_scale: float) -> Tensor:
+    """A part of each item must lie as near to every other item as the whole of it does.
+
+    The contrastive loss between an item and a part of it asks only that the part finds its own item; this asks that it
+    finds the item's neighbours too. Both are taught: the whole also moves to where a part can follow.
+
+    Args:
+        whole: unit-norm embeddings of the items, float32 [batch, dim].
+        part: the same items with something missing, unit norm, float32 [batch, dim].
+        logit_scale: inverse temperature: the larger, the fewer neighbours count.
+
+    Returns:
+        Scalar, nats: the Kullback–Leibler divergence of softmax(scale · part·wholeᵀ) from softmax(scale · whole·wholeᵀ)
+        over the other items of the batch, mean over the batch.
+
+    Source: Fang et al. 2021, "SEED: self-supervised distillation for visual representation", arXiv:2101.04731, with the
+    teacher in the same batch and trained along.
+    """
+    itself = torch.eye(len(whole), dtype=torch.bool, device=whole.device)
+    taught, wanted = ((side @ whole.T * logit_scale).masked_fill(itself, -1e4) for side in (part, whole))
+    return F.kl_div(F.log_softmax(taught, 1), F.log_softmax(wanted, 1), log_target=True, reduction="batchmean")
+
+
 def regression_loss(guess: Tensor, target: Tensor) -> Tensor:
     """Mean squared error of one modality's vectors against another's, which stay as they are.
 

@@ -11,12 +11,14 @@ from recsys.alignment.loss import (
     adversarial_loss,
     behaviour_loss,
     info_nce,
+    neighbour_loss,
     regression_loss,
     siglip,
     swapped_assignment,
 )
 
 MAX_SCALE = 100.0  # CLIP's ceiling on 1/τ
+NEIGHBOUR_SCALE = 20.0  # 1/τ: at 10 so many neighbours count that the ten nearest are no better kept, at 40 too few
 CROSS, VIEWS, BEHAVIOUR = range(3)  # positions in Member.log_scale
 
 
@@ -55,10 +57,12 @@ class Objective(nn.Module):
         fused = member.fuse(tokens[:n], present[:n])
         alone = tokens.shape[1] == 1
         weight = 1.0 if alone and not len(drawn) else config.fusion_weight  # alone without purchases it is all there is
-        if weight:
+        neighbours = 0.0 if alone else config.neighbour_weight
+        if weight or neighbours:
             again = _tokens(member, examples.batch(rows), generator) if alone else tokens[:n]
             view = member.fuse(again, _hide(present[:n], config.modality_dropout, generator))
             loss = loss + weight * info_nce(fused, view, scale[VIEWS], _not_negative(same, "all"))
+            loss = loss + neighbours * neighbour_loss(fused, view, NEIGHBOUR_SCALE)
 
         if len(drawn) > 1 and config.behaviour_weight:
             positive = member.fuse(tokens[n:], _hide(present[n:], config.modality_dropout / 2, generator))

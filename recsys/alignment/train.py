@@ -40,10 +40,11 @@ def train_alignment(
     ``config.method`` says how. Per batch of items, each member of the ensemble minimises: that method's loss between
     every two modalities, over the items that have both (:mod:`recsys.alignment.loss`; items with equal vectors are not
     each other's negatives); plus ``fusion_weight`` × InfoNCE between the fused item and itself with modalities hidden,
-    so that any subset of them lands near the whole; plus ``behaviour_weight`` × the popularity-corrected loss between
-    the fused item and one drawn from those bought with it, for half of the batch; plus ``adversarial_weight`` × the
-    loss of a critic that tells modalities apart, against the heads. Where there is one modality only, the second term
-    hides input components instead (SimCSE). The best epoch by held-out mean reciprocal rank is kept.
+    so that any subset of them lands near the whole; plus ``neighbour_weight`` × the loss that gives what is left the
+    neighbours of the whole; plus ``behaviour_weight`` × the popularity-corrected loss between the fused item and one
+    drawn from those bought with it, for half of the batch; plus ``adversarial_weight`` × the loss of a critic that
+    tells modalities apart, against the heads. Where there is one modality only, the second term hides input components
+    instead (SimCSE), and the third is left out. The best epoch by held-out mean reciprocal rank is kept.
 
     "cca", "similarity" and "conse" are computed (:mod:`recsys.alignment.closed_form`): one linear map a modality.
 
