@@ -1,7 +1,8 @@
 """The page of recommendation quality: ``python -m benchmarks.quality --results DIR [--page docs/quality.md]``
 
 DIR holds what the commands of the tables wrote with ``--json DIR/<name>.json``, under any names. The page is made of
-nothing else: a table for each file, the best peer in it marked, plots, and where a goal was missed it says so.
+nothing else: what was reached of the goals (see goals.py), and for each file a table, the best peer in it marked, with
+plots.
 """
 
 import argparse
@@ -15,6 +16,8 @@ import matplotlib
 
 matplotlib.use("Agg")
 from matplotlib import pyplot as plt
+
+from benchmarks.goals import against_goals
 
 OURS_COLOUR, PEER_COLOUR = "#1f6f8b", "#b8b8b8"
 
@@ -59,7 +62,7 @@ def main() -> None:
     asked = [result["command"] for result in results.values() if result.get("command")]
     # Files without their folders; a command that wrote two tables stands there once.
     commands = "\n".join(dict.fromkeys(re.sub(r"\S*/(?=[^/\s])", "", command) for command in asked))
-    parts = [HEAD.format(commands=commands, results=args.results)]
+    parts = [HEAD.format(commands=commands, results=args.results), *against_goals(list(results.values()))]
     for name, result in results.items():
         parts.append("\n".join(section(name, result, pictures)))
     parts.append(FOOT)

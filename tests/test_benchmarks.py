@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from benchmarks import quality
+from benchmarks.goals import against_goals
 from benchmarks.protocol import Answers, Truth, popularity_segments, score, show
 from benchmarks.sequences import MEASURES, Files, peer, read_sequences, shuffle_ends, truth_of
 from recsys.evaluation import metrics
@@ -74,6 +75,21 @@ def test_segments_of_the_item_taken():
     assert [segments.labels[code] for code in segments.codes] == [
         "none", "1–4", "5–9", "20–49", "50 and more", "50 and more",
     ]  # fmt: skip
+
+
+def test_goals_are_met_by_the_mean_of_the_ratios_and_missed_below_them():
+    def table(protocol, ours, first, peer):
+        methods = ("ours", ours, False), ("ours: retrieval only", first, False), ("strong", peer, True)
+        rows = [{"method": name, "ndcg@10": value, "best_peer": best} for name, value, best in methods]
+        return {"dataset": "H&M", "protocol": protocol, "rows": rows}
+
+    results = [table("basket, seed 0", 0.14, 0.10, 0.1), table("basket, seed 1", 0.12, 0.12, 0.1)]
+    assert list(against_goals(results))[3:-1] == [
+        "| H&M: basket | ndcg@10 | 1.30 × the best peer | 1.30 × the best peer | met |",
+        "| H&M: basket | ndcg@10 | 1.10 × ours: retrieval only | 1.20 × ours: retrieval only | met |",
+    ]
+    assert list(against_goals(results[1:]))[3].endswith("| 1.20 × the best peer | **missed** |")
+    assert list(against_goals([{"dataset": "Some shop", "protocol": "next item", "rows": []}])) == []
 
 
 def test_the_page_says_what_was_measured(tmp_path, monkeypatch, capsys):
