@@ -37,7 +37,7 @@ from recsys.encoders import (
 from recsys.evaluation.compare import compare
 
 SEED = 0
-HUBS_LEFT = "default, hubs left"  # the same aligner, its likeness as it is
+HUBS_LEFT = ", hubs left"  # after a method's name: the same aligner, its likeness as it is
 _material: tuple[Material, Any] | None = None  # of a worker process
 
 
@@ -145,7 +145,7 @@ def rows_of(method: str, found: Answer, category: Any, seconds: float) -> tuple[
             **kept,
         }
         if query in found.hubs:
-            left.append({"method": HUBS_LEFT, "direction": direction, **measure(likeness, category), **rest})
+            left.append({"method": method + HUBS_LEFT, "direction": direction, **measure(likeness, category), **rest})
             likeness = likeness - found.hubs[query]
         ranks[direction] = ranks_of(likeness)
         rows.append({"method": method, "direction": direction, **measure(likeness, category), **rest})

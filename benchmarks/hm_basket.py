@@ -5,10 +5,11 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.hm_sets import MEASURES, K, Sets, Split, best_rows, ours, read_core, split_of
+from benchmarks.hm_sets import MEASURES, K, Sets, Split, best_rows, encode, ours, read_core, split_of
+from benchmarks.peers_cornac import vbpr
 from benchmarks.protocol import Truth, measure, measure_all, score, show
 from benchmarks.stages import STAGES
-from benchmarks.workspace import open_workspace
+from benchmarks.workspace import Workspace, open_workspace
 from recsys.histories import Int32
 
 PEERS = {
@@ -18,12 +19,13 @@ PEERS = {
     "als": "implicit ALS, 64 factors",
     "bpr": "implicit BPR, 64 factors",
     "bm25": "implicit BM25 item-kNN",
+    "vbpr": "cornac VBPR, pictures",
 }
 
 
 def basket(data: Path, seed: int, json: Path | None, stages: bool) -> None:
     """Q2a: one hidden article of each customer."""
-    sets, split = read_basket(data, seed)
+    sets, split = read_basket(open_workspace("hm", data), seed)
     print(f"{len(sets):,} pairs, {len(sets.user_ids):,} customers, {len(sets.item_ids):,} articles")
     answers = [measure(label, peer_basket, method, data, seed) for method, label in PEERS.items()]
     for without in ("", *(STAGES if stages else ())):
@@ -32,27 +34,32 @@ def basket(data: Path, seed: int, json: Path | None, stages: bool) -> None:
     show("H&M", f"basket completion, seed {seed}", rows, json)
 
 
-def read_basket(data: Path, seed: int) -> tuple[Sets, Split]:
-    sets = read_core(open_workspace("hm", data))
+def read_basket(shop: Workspace, seed: int) -> tuple[Sets, Split]:
+    sets = read_core(shop)
     rng = np.random.default_rng(seed)
     test = sets.one_each(np.ones(len(sets), bool), rng)
     return sets, split_of(sets, ~test, np.ones(len(sets.item_ids), bool), rng)
 
 
 def ours_basket(data: Path, seed: int, without: str) -> dict[str, Int32]:
-    return ours(open_workspace("hm", data), *read_basket(data, seed), seed, without)
+    shop = open_workspace("hm", data)
+    return ours(shop, *read_basket(shop, seed), seed, without)
 
 
 def peer_basket(method: str, data: Path, seed: int) -> Int32:
     """One peer on train; what a customer has is masked."""
-    sets, split = read_basket(data, seed)
+    shop = open_workspace("hm", data)
+    sets, split = read_basket(shop, seed)
     taken = sets.matrix(split.train)
     if method == "EASE":
         return peers.ease(taken, split.users, K, penalty=50.0, min_buyers=1, repeats=False)
     if method in ("als", "bpr", "bm25"):
         return peers.implicit_model(method, taken, split.users, K, threads=1, repeats=False)
     mine, buyers = taken[split.users], np.asarray(taken.sum(axis=0)).ravel()
-    if method == "popular":
+    scores: np.ndarray
+    if method == "vbpr":
+        scores = vbpr(taken, encode(shop, sets, seed).modalities["image"].vectors, split.users, seed, threads=1)
+    elif method == "popular":
         scores = np.tile(buyers, (len(split.users), 1))
     else:
         weights = (taken.T @ taken).toarray() / np.sqrt(np.maximum(np.outer(buyers, buyers), 1))

@@ -6,13 +6,14 @@ import numpy as np
 import polars as pl
 
 from benchmarks.hm_sets import MEASURES, Sets, Split, best_rows, encode, ours, read_core, split_of
+from benchmarks.peers_cornac import vbpr
 from benchmarks.protocol import Truth, measure, measure_all, score, show
 from benchmarks.stages import STAGES
 from benchmarks.workspace import Workspace, open_workspace
 from recsys.histories import Int32
 
 SHARE = 0.1
-PEERS = ("random", "category popularity", "image only", "text only")
+PEERS = ("random", "category popularity", "image only", "text only", "cornac VBPR, pictures")
 
 
 def cold(data: Path, seed: int, json: Path | None, stages: bool) -> None:
@@ -46,11 +47,15 @@ def peer_cold(method: str, data: Path, seed: int) -> Int32:
     """One peer: only the cold articles are ranked."""
     shop = open_workspace("hm", data)
     sets, split = read_cold(shop, seed)
+    scores: np.ndarray
     mine = sets.matrix(split.train)[split.users]
     if method == "random":
         scores = np.random.default_rng(seed).random((len(split.users), len(sets.item_ids)))
     elif method == "category popularity":
         scores = _category_popularity(shop, sets, split)
+    elif method == "cornac VBPR, pictures":
+        vectors = encode(shop, sets, seed).modalities["image"].vectors
+        scores = vbpr(sets.matrix(split.train), vectors, split.users, seed, threads=1)
     else:
         modality = encode(shop, sets, seed).modalities[method.removesuffix(" only")]
         units = modality.vectors / np.maximum(np.linalg.norm(modality.vectors, axis=1, keepdims=True), 1e-9)

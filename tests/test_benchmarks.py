@@ -5,9 +5,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from benchmarks import quality
 from benchmarks.goals import against_goals
+from benchmarks.peers_cornac import vbpr
 from benchmarks.protocol import Answers, Truth, popularity_segments, score, show
 from benchmarks.sequences import MEASURES, Files, peer, read_sequences, shuffle_ends, truth_of
 from recsys.evaluation import metrics
@@ -108,3 +110,15 @@ def test_the_page_says_what_was_measured(tmp_path, monkeypatch, capsys):
     for picture in ("stages", "breakdowns"):
         assert (tmp_path / "quality" / f"shop_{picture}.png").stat().st_size > 1000
         assert f"(quality/shop_{picture}.png)" in text
+
+
+@pytest.mark.slow
+def test_the_multimodal_peer_places_what_nobody_took_by_its_vector():
+    taken = np.zeros((40, 22))
+    taken[:20, :10] = taken[20:, 10:20] = np.random.default_rng(0).random((20, 10)) < 0.6
+    kind = np.r_[np.zeros(10, int), np.ones(10, int), 0, 1]  # the last two are of a kind, and nobody took them
+    scores = vbpr(sparse.csr_matrix(taken), np.eye(2, dtype=np.float32)[kind], np.array([0, 39]), seed=0, threads=1)
+    assert scores.shape == (2, 22)
+    assert scores[0, 20] > scores[0, 21]
+    assert scores[1, 21] > scores[1, 20]
+    assert scores[0, :10].min() > scores[0, 10:20].max()
