@@ -126,7 +126,7 @@ class Embedder:
             RecsysError: something is missing.
         """
         self.embed_query("warm", None)
-        if "image" in self._loaded("aligner", self._open).items.shape.modalities:
+        if "image" in self._aligners.items.shape.modalities:
             encoder = self._image_encoder()
             encoder.encode(np.zeros((1, encoder.size, encoder.size, 3), np.uint8))
 
@@ -141,7 +141,7 @@ class Embedder:
             UnreadableImage: ``picture`` is none that we accept.
             EncoderError: the release cannot embed what was asked, or its encoders are missing.
         """
-        aligner = self._loaded("aligner", self._open).questions
+        aligner = self._aligners.questions
         found: dict[str, Float32] = {}
         if text is not None and "text" in aligner.shape.modalities:
             found["text"] = _unit(self._text_encoder().encode([text]))
@@ -173,8 +173,7 @@ class Embedder:
         """
         from recsys.alignment.spaces import embedding_parts
 
-        opened = self._loaded("aligner", self._open)
-        aligner, spaces = opened.items, opened.spaces
+        aligner, spaces = self._aligners.items, self._aligners.spaces
         modalities, failures = self._encode(contents, aligner.shape.modalities)
         if not modalities:
             return Embedded(np.zeros((len(contents), aligner.dim), np.float32))
@@ -224,6 +223,10 @@ class Embedder:
             np.array([review.age_days for _, review in said], np.float32),
             ReviewConfig(**self._config.get("reviews", {})),
         )
+
+    @property
+    def _aligners(self) -> "_Opened":
+        return self._loaded("aligner", self._open)
 
     def _loaded(self, part: str, load: Callable[[], T]) -> T:
         """``load()``, unless it failed a moment ago."""

@@ -18,7 +18,7 @@ from recsys.alignment.loss import (
 )
 
 MAX_SCALE = 100.0  # CLIP's ceiling on 1/τ
-NEIGHBOUR_SCALE = 20.0  # 1/τ: at 10 so many neighbours count that the ten nearest are no better kept, at 40 too few
+NEIGHBOUR_SCALE = 20.0  # 1/τ: at 10 fewer of the ten nearest are kept, at 40 fewer right products are found first
 CROSS, VIEWS, BEHAVIOUR = range(3)  # positions in Member.log_scale
 
 
