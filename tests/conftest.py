@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
+from hypothesis import settings
 from pytest_postgresql.janitor import DatabaseJanitor
 from sqlalchemy import Engine
 
@@ -23,6 +24,9 @@ from recsys.data.store import put_items
 
 DATABASES = ("sqlite", "postgresql")
 TEMPLATE = "recsys_template"
+
+settings.register_profile("suite", deadline=None)  # that a machine is busy is nobody's failure
+settings.load_profile("suite")
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:

@@ -164,7 +164,7 @@ def release(request):
     return build_release(shop, vectors, recipe({"flat": EXACT, "ivf": LISTS}[request.param]), ranker=False)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 40), min_size=1, max_size=6))
 def test_a_request_gets_the_same_bits_in_any_batch(release, seed, sizes):
     requests = mixed_requests(release.item_ids, sum(sizes), seed)

@@ -58,7 +58,7 @@ def without_sales(release):
     )
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.lists(st.integers(1, 60), min_size=1, max_size=5))
 def test_a_request_gets_the_same_slate_in_any_batch(larger, seed, sizes):
     requests = mixed_requests(larger.item_ids, sum(sizes), seed)
@@ -81,7 +81,7 @@ def test_batches_beside_each_other_come_in_order(release):
     assert answer_requests(release, requests, threads=2) == answer_requests(release, requests)
 
 
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=8)
 @given(st.integers(0, 10_000), st.floats(0, 1))
 def test_a_slate_keeps_every_promise(larger, seed, share_in_stock):
     rng = np.random.default_rng(seed)

@@ -105,7 +105,7 @@ def test_no_input_breaks_the_service(engine: Engine, tmp_path: Path) -> None:
 
     with serve(engine) as (client, service):
 
-        @settings(max_examples=300, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=300, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(call=CALLS, item_id=st.text(min_size=1, max_size=10))
         def ask(call: tuple[str, Any], item_id: str) -> None:
             path, body = call
@@ -160,7 +160,7 @@ def test_no_form_breaks_search(sqlite_engine: Engine) -> None:
         assert live.release.embedder is not None
         assert live.release.embedder.wait(120)
 
-        @settings(max_examples=120, deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+        @settings(max_examples=120, derandomize=True, suppress_health_check=list(HealthCheck))
         @given(parts=st.lists(PART, max_size=4), rubbish=st.binary(max_size=60))
         def ask(parts: list[tuple[str, bytes, bool]], rubbish: bytes) -> None:
             body = b"".join(
