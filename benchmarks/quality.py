@@ -96,7 +96,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
         method = (
             f"**{row['method']}**" if row["method"] == "ours" else row["method"] + (" ◂" if row["best_peer"] else "")
         )
-        yield "| " + " | ".join([method, *(_cell(row[column]) for column in columns[1:])]) + " |"
+        yield "| " + " | ".join([method, *(_cell(row[column], column) for column in columns[1:])]) + " |"
 
 
 def in_words(rows: Sequence[Mapping[str, Any]], column: str) -> str:
@@ -167,7 +167,9 @@ def draw_candidates(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
     return figure
 
 
-def _cell(value: Any) -> str:
+def _cell(value: Any, column: str = "") -> str:
+    if column == "seconds":
+        return f"{value:.1f}"
     if isinstance(value, list):
         return "[" + ", ".join(f"{each:+.4f}" for each in value) + "]"
     return f"{value:.4f}" if isinstance(value, float) and abs(value) < 2 else str(value)
