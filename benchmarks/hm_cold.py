@@ -48,14 +48,15 @@ def peer_cold(method: str, data: Path, seed: int) -> Int32:
     shop = open_workspace("hm", data)
     sets, split = read_cold(shop, seed)
     scores: np.ndarray
-    mine = sets.matrix(split.train)[split.users]
+    taken = sets.matrix(split.train)
+    mine = taken[split.users]
     if method == "random":
         scores = np.random.default_rng(seed).random((len(split.users), len(sets.item_ids)))
     elif method == "category popularity":
         scores = _category_popularity(shop, sets, split)
     elif method == "cornac VBPR, pictures":
         vectors = encode(shop, sets, seed).modalities["image"].vectors
-        scores = vbpr(sets.matrix(split.train), vectors, split.users, seed, threads=1)
+        scores = vbpr(taken, vectors, split.users, seed, threads=1)
     else:
         modality = encode(shop, sets, seed).modalities[method.removesuffix(" only")]
         units = modality.vectors / np.maximum(np.linalg.norm(modality.vectors, axis=1, keepdims=True), 1e-9)
