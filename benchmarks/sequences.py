@@ -108,7 +108,11 @@ def ours(files: Files, without: str = "") -> dict[str, Int32]:
     # Rows of the catalogue are those of ``data``: items stay in its order.
     shop = Shop(catalogue, read_interactions(events, catalogue.item_ids), events)
     split = temporal_split(
-        events["timestamp"].min(), TEST_DAY - timedelta(days=1), replace(config.split, window_days=1.0), test_windows=0
+        events["timestamp"].min(),
+        TEST_DAY - timedelta(days=1),
+        replace(config.split, window_days=1.0),
+        test_windows=0,
+        targets_days=shop.targets_days,
     )
     encoded = encode_shop(items, pl.DataFrame(schema=REVIEWS), TEST_DAY, config)
     release = fit_night(shop, encoded, split, config, without)

@@ -83,9 +83,9 @@ def ours(
     first, last = past["timestamp"].min(), past["timestamp"].max()
     assert isinstance(first, datetime)
     assert isinstance(last, datetime)
-    split = temporal_split(first, last, config.split, test_windows=0)
     catalogue = build_catalogue(shop.items, shop.reviews)
     known = Shop(catalogue, read_interactions(past, catalogue.item_ids), past)
+    split = temporal_split(first, last, config.split, test_windows=0, targets_days=known.targets_days)
     encoded = encode_shop(shop.items, shop.reviews, as_of, config)
     return answers_of(fit_night(known, encoded, split, config, without), requests, k, config.threads, without)
 

@@ -90,6 +90,8 @@ def _tuned(tuning: Mapping[str, Any]) -> list[str]:
         f"{trial['ndcg_before']:.4f} → {trial['ndcg_after']:.4f} of what it decides."
         for trial in tuning["changed"]
     ]
+    if not tuning["numbers"].get("retrieval.repeats", True):
+        notes.append("Hardly anybody took again what they had: of their own past, nothing is recommended to anybody.")
     if tuning["ran_out_of_time"]:
         notes.append("Tuning ran out of its time: what was not reached stayed as it was.")
     return notes or [f"Tuned {of}: no number was surely better than the one that stood."]

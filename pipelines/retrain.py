@@ -210,7 +210,6 @@ def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judg
         max_users=config.evaluation.max_users,
         seed=config.seed,
         limit=config.evaluation.k,
-        history_limit=config.retrieval.history_limit,
     )
     past = shop.interactions.select(shop.interactions.time_days < days_since_epoch(split.test_start))
     return judge(twin, questions, past, config.evaluation.k, config.seed, config.threads)

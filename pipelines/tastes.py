@@ -100,6 +100,8 @@ def next_item_examples(
             event_types=past.event_types[positions],
             age_days=(asked_at[question] - past.time_days[positions]).astype(np.float32),
             requested_at_days=asked_at,
+            older_offsets=np.zeros(len(targets) + 1, np.int64),
+            older_rows=np.zeros(0, np.int32),
         ),
         past.rows[targets],
         past.shoppers[targets],

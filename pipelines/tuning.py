@@ -44,6 +44,8 @@ SHRINKAGES = (0.0, 4.0, 16.0, 64.0)
 SHAPES = ((7, 0.08, 400), (31, 0.05, 100))
 TUNED_TABLES = ("trending_half_life_days", "shrinkage", "linear_penalty", "linear_items")
 DEPTHS = (100, 150, 200)
+ENOUGH = 100  # things taken that say whether anything is taken twice, and how deep a list must be
+RARELY = 0.005  # of what is taken: things that come again so rarely only stand in the place of others
 KEPT_RECALL = 0.97  # of what the deepest list holds: a shallower one that has it is enough
 
 
@@ -91,10 +93,15 @@ class Inner:
     wanted: list[np.ndarray]
 
     @cached_property
-    def repeats(self) -> bool:
-        """Whether anybody took what they had before; where nobody does, their own things are no rivals."""
-        asked = zip(self.histories.spans(), self.wanted)
-        return any(np.isin(mine, self.histories.rows[start:stop]).any() for (start, stop), mine in asked)
+    def share_had(self) -> float:
+        """The share of the things taken that their shopper had to do with before."""
+        had = (np.isin(mine, self.histories.had_by(request)).sum() for request, mine in enumerate(self.wanted))
+        return float(sum(had)) / max(self.n_wanted, 1)
+
+    @cached_property
+    def n_wanted(self) -> int:
+        """Things taken, of all requests together."""
+        return sum(map(len, self.wanted))
 
     def ndcg(self, ranks: Sequence[np.ndarray]) -> Float64:
         """NDCG@K of each request from the rank of each wanted item, float64 [q]; inf where it was not found."""
@@ -119,6 +126,7 @@ def chosen_numbers(tables: TablesConfig, retrieval: RetrievalConfig, ranker: Ran
         **{f"retrieval.step_decay.{name}": value for name, value in retrieval.step_decay.items()},
         **{f"retrieval.fusion_weight.{name}": value for name, value in retrieval.fusion_weight.items()},
         "retrieval.most": retrieval.most,
+        "retrieval.repeats": retrieval.repeats,
         "ranker.shape": [ranker.leaves, ranker.learning_rate, ranker.min_leaf],
     }
 
@@ -193,6 +201,12 @@ class Tuner:
             return now
         self.trials.append(Trial(name, now, best, float(start.mean()), float(best_scores.mean())))
         return best
+
+    def whether_repeats(self, config: RetrievalConfig) -> RetrievalConfig:
+        """Nobody is shown what they had where hardly anybody takes such things; a few things taken prove nothing."""
+        if self.inner.n_wanted < ENOUGH or _is_pinned("retrieval.repeats", self._pinned):
+            return config
+        return replace(config, repeats=self.inner.share_had > RARELY)
 
     def _over(self, reserve: float) -> bool:
         over = self._seconds_left <= reserve * self._seconds
@@ -272,7 +286,7 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
 
     A lead is chosen for ``fusion_weight`` first; it is not a number of its own, and so not among chosen_numbers().
     """
-    config, inner = retrieval.config, tuner.inner
+    config, inner = tuner.whether_repeats(retrieval.config), tuner.inner
     for name in TABLES:
         table = retrieval.tables[name]
         decay = tuner.choose(
@@ -289,17 +303,12 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
         start + np.flatnonzero(np.isin(brought.rows[start:stop], mine))
         for (start, stop), mine in zip(spans, inner.wanted)
     ]
-    rivals = np.ones(len(brought), bool)
-    if not inner.repeats:
-        for (start, stop), (first, last) in zip(spans, inner.histories.spans()):
-            rivals[start:stop] = ~np.isin(brought.rows[start:stop], inner.histories.rows[first:last])
 
     # What each source says at weight 1: fuse() is linear in the weights.
     said = np.stack([fuse(brought.ranks.T, dict.fromkeys(SOURCES, 0.0) | {source: 1.0}) for source in SOURCES])
 
     def ranks_by(weights: dict[str, float]) -> list[np.ndarray]:
         fused = np.array([weights[source] for source in SOURCES], np.float32) @ said
-        fused[~rivals] = -np.inf
         return [
             (fused[start:stop] >= fused[mine][:, None]).sum(axis=1) if len(mine) else np.zeros(0)
             for (start, stop), mine in zip(spans, places)
@@ -323,8 +332,8 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
     found = ranks_by(weights)
     held = {most: sum(int((mine <= most).sum()) for mine in found) for most in (*DEPTHS, config.most)}
     enough = [most for most in DEPTHS if held[most] >= KEPT_RECALL * held[DEPTHS[-1]]]
-    if enough and enough[0] != config.most and len(inner.wanted) >= 100:
-        share = 1 / max(sum(len(mine) for mine in inner.wanted), 1)
+    if enough and enough[0] != config.most and inner.n_wanted >= ENOUGH:
+        share = 1 / inner.n_wanted
         # Not NDCG but recall: how many of the wanted go on to the ranker.
         trial = Trial("retrieval.most", config.most, enough[0], held[config.most] * share, held[enough[0]] * share)
         tuner.trials.append(trial)
@@ -364,11 +373,11 @@ def table_ndcg(inner: Inner, table: ItemTable, decay: float) -> Float64:
     """
     steps = steps_from_newest(inner.histories)
     found = []
-    for (start, stop), mine in zip(inner.histories.spans(), inner.wanted):
+    for request, ((start, stop), mine) in enumerate(zip(inner.histories.spans(), inner.wanted)):
         past = inner.histories.rows[start:stop]
         weights: Float32 = np.float32(decay) ** steps[start:stop]
         rows, scores = sum_links([table], past, weights[None, :])
-        scores[:, np.isin(rows, past)] = 0
+        scores[:, np.isin(rows, inner.histories.had_by(request))] = 0
         here = np.flatnonzero(np.isin(rows, mine) & (scores[0] > 0))
         # Ties count against.
         found.append((scores[0] >= scores[0, here][:, None]).sum(axis=1) if len(here) else np.zeros(0))

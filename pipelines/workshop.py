@@ -219,5 +219,4 @@ class Workshop:
             max_users=at_most or self.config.examples.max_requests,
             known_only=known_only,
             seed=self.config.seed,
-            history_limit=self.config.retrieval.history_limit,
         )

@@ -55,6 +55,8 @@ class Histories:
         event_types: int8 [m], positions in EVENT_TYPES.
         age_days: float32 [m], from the event to the request, ≥ 0.
         requested_at_days: float64 [q], days since 1970 UTC.
+        older_offsets, older_rows: int64 [q+1] and int32 [o], the rows of what lies before the newest events, which are
+            those above: too old to speak for anything, but the shopper has had it.
     """
 
     offsets: Int64
@@ -62,6 +64,8 @@ class Histories:
     event_types: npt.NDArray[np.int8]
     age_days: Float32
     requested_at_days: Float64
+    older_offsets: Int64
+    older_rows: Int32
 
     def __len__(self) -> int:
         return len(self.offsets) - 1
@@ -88,9 +92,14 @@ class Histories:
         """(start, stop) of each request in the flat arrays."""
         return pairwise(self.offsets.tolist())
 
+    def had_by(self, request: int) -> Int32:
+        """Rows of everything in one request's past, however old; a row stands as often as the item does."""
+        older = self.older_rows[self.older_offsets[request] : self.older_offsets[request + 1]]
+        return np.concatenate([older, self.rows[self.offsets[request] : self.offsets[request + 1]]])
+
 
 def read_histories(requests: Sequence[Request], row_of: Mapping[str, int], limit: int) -> Histories:
-    """Turn requests into arrays, keeping each one's newest ``limit`` known events.
+    """Turn requests into arrays: each one's newest ``limit`` known events, and the rows of the older ones.
 
     Events later than ``requested_at`` count as happening at it (clocks of a shop differ); unknown items, impressions,
     searches and removals are passed over.
@@ -98,8 +107,9 @@ def read_histories(requests: Sequence[Request], row_of: Mapping[str, int], limit
     Raises:
         SchemaError: an event type or a placement that nobody declared.
     """
-    offsets = np.zeros(len(requests) + 1, np.int64)
+    offsets, older_offsets = np.zeros((2, len(requests) + 1), np.int64)
     rows: list[int] = []
+    older: list[int] = []
     types: list[int] = []
     ages: list[float] = []
     for position, request in enumerate(requests):
@@ -121,14 +131,17 @@ def read_histories(requests: Sequence[Request], row_of: Mapping[str, int], limit
                 ages.append(0.0)
         surplus = len(rows) - start - limit
         if surplus > 0:
+            older += rows[start : start + surplus]
             del rows[start : start + surplus], types[start : start + surplus], ages[start : start + surplus]
-        offsets[position + 1] = len(rows)
+        offsets[position + 1], older_offsets[position + 1] = len(rows), len(older)
     return Histories(
         offsets=offsets,
         rows=np.array(rows, np.int32),
         event_types=np.array(types, np.int8),
         age_days=np.array(ages, np.float32),
         requested_at_days=np.array([days_since_epoch(request.requested_at) for request in requests], np.float64),
+        older_offsets=older_offsets,
+        older_rows=np.array(older, np.int32),
     )
 
 

@@ -5,6 +5,8 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 PLACEMENTS = ("home", "product", "cart")
+# The newest events of a shopper that a request holds: as many in training and in evaluation as the service reads.
+LONGEST_HISTORY = 500
 
 # The rungs of the ladder, best first. Every slate names the one that it came from.
 RUNGS = (

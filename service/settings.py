@@ -11,6 +11,7 @@ from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from pipelines.config import load_paths
 from recsys.errors import ConfigError
+from recsys.request import LONGEST_HISTORY
 from service.problems import field_errors, sentence
 
 
@@ -47,7 +48,9 @@ class Settings(BaseSettings):
     reload_seconds: float = Field(
         default=2.0, gt=0, description="how often to look for a newly published release, changed stock and API keys"
     )
-    history_limit: int = Field(default=100, ge=1, description="how many of a shopper's latest events a request reads")
+    history_limit: int = Field(
+        default=LONGEST_HISTORY, ge=1, description="how many of a shopper's latest events a request reads"
+    )
     as_of: Moment | None = Field(
         default=None, description="answer as if it were this moment (ISO 8601): for a shop whose data ends in the past"
     )

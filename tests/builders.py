@@ -70,6 +70,8 @@ def histories_of(*of_each: Sequence[tuple[int, str, float]], now_days: float = 1
         event_types=np.array([EVENT_TYPES.index(event[1]) for event in events], np.int8),
         age_days=np.array([event[2] for event in events], np.float32),
         requested_at_days=np.full(len(of_each), now_days),
+        older_offsets=np.zeros(len(of_each) + 1, np.int64),
+        older_rows=np.zeros(0, np.int32),
     )
 
 

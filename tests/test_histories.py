@@ -63,6 +63,13 @@ def test_the_newest_events_stay_when_there_are_too_many():
     assert histories.age_days.tolist() == [1.0, 2.0, 1.0, 0.0]
 
 
+def test_what_is_older_than_the_newest_is_known_to_have_been_had():
+    asked = request(*[(item, "purchase", 9 - n) for n, item in enumerate(("tie", "hat", "hat", "coat"))])
+    histories = read_histories([asked, request(("tie", "purchase", 1)), asked], ROW_OF, limit=2)
+    assert histories.rows.tolist() == [0, 1, 2, 0, 1]
+    assert [histories.had_by(number).tolist() for number in range(3)] == [[2, 0, 0, 1], [2], [2, 0, 0, 1]]
+
+
 def test_an_event_from_a_clock_that_is_ahead_happens_now():
     assert read_histories([request(("hat", "purchase", -2))], ROW_OF, 50).age_days.tolist() == [0.0]
 

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from recsys.errors import ReleaseError
+from recsys.ranking import train
 from recsys.ranking.features import FEATURES
 from recsys.ranking.ranker import load_ranker
 from recsys.ranking.train import (
@@ -80,6 +81,16 @@ def test_a_ranker_that_adds_nothing_to_retrieval_is_not_kept():
     assert train_ranker(cheapest_first, CONFIG, seed=0, threads=1) is None
     dearest_first = retrieved_by(planted(200), 1)
     assert train_ranker(dearest_first, CONFIG, seed=0, threads=1) is not None
+
+
+@pytest.mark.parametrize(
+    ("gain", "trial_requests", "kept"), [(-0.05, 200, False), (-0.05, 100, True), (-0.2, 100, False), (0.05, 200, True)]
+)
+def test_where_the_trial_had_only_a_part_it_must_be_surely_worse(monkeypatch, gain, trial_requests, kept):
+    spread = np.tile([1.0, -1.0], 50)  # a standard error of a tenth
+    monkeypatch.setattr(train, "TRIAL_REQUESTS", trial_requests)
+    monkeypatch.setattr(train, "try_ranker", lambda *_, **__: (gain + spread, np.zeros(100)))
+    assert (train_ranker(planted(200), CONFIG, seed=0, threads=1) is not None) == kept
 
 
 @pytest.mark.parametrize("seed", range(4))

@@ -1,6 +1,7 @@
 """Candidates: every source is asked about everything that any of them brought, and requests do not touch each other."""
 
 from dataclasses import replace
+from datetime import timedelta
 
 import numpy as np
 import pytest
@@ -9,6 +10,8 @@ from hypothesis import strategies as st
 
 from recsys.errors import LeakageError
 from recsys.histories import days_since_epoch, read_histories
+from recsys.recommend import find_candidates, recommend
+from recsys.request import Interaction, Request
 from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content, newest_rows, trending_scores
 from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.items import ItemTable
@@ -188,6 +191,36 @@ def test_a_narrow_filter_is_answered_exactly(release):
             there = retrieval.taste[narrow.rows[first:last]].any(axis=1)
             assert np.array_equal(~np.isnan(narrow.scores[first:last, embedding]), there)
     assert joined > 0
+
+
+def test_where_nothing_is_taken_twice_nobodys_past_is_a_candidate(release):
+    requests = mixed_requests(release.item_ids, 60)
+    everything = replace(release.retrieval, config=replace(release.retrieval.config, most=len(release.item_ids)))
+    new_only = replace(everything, config=replace(everything.config, repeats=False))
+    for available in (None, np.arange(len(release.item_ids)) % 20 == 3):
+        histories = read_histories(requests, release.rows, 2)
+        usual, new = (retrieve(retrieval, histories, available) for retrieval in (everything, new_only))
+        dropped = 0
+        for request in range(len(requests)):
+            past = set(histories.had_by(request).tolist())
+            before, after = (
+                set(came.rows[came.offsets[request] : came.offsets[request + 1]].tolist()) for came in (usual, new)
+            )
+            assert not after & past
+            assert bool(after) == bool(before - past)
+            dropped += len(before & past)
+        assert dropped > 0
+
+
+def test_who_had_everything_has_no_candidates_where_nothing_is_taken_twice(release):
+    past = [Interaction(item_id, "purchase", CUTOFF - timedelta(days=1)) for item_id in release.item_ids]
+    closed = replace(
+        release, retrieval=replace(release.retrieval, config=replace(release.retrieval.config, repeats=False))
+    )
+    asked = Request(requested_at=CUTOFF, history=past, limit=5)
+    assert len(find_candidates(closed, [asked])[1]) == 0
+    (slate,) = recommend(closed, [asked])
+    assert len(slate.items) == 5  # the shop's page is full all the same
 
 
 def test_a_filter_that_leaves_enough_candidates_adds_none(release):

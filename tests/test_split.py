@@ -82,6 +82,25 @@ def test_a_window_grows_until_it_holds_enough_purchases():
     assert temporal_split(FIRST, FIRST + timedelta(days=999), SplitConfig(), targets_days=many).window.days == 7
 
 
+def test_a_slow_shops_ranker_learns_from_more_windows():
+    def cuts(a_day: float, days: int = 400) -> list[int]:
+        targets = np.arange(0, days, 1 / a_day)
+        return [
+            len(
+                temporal_split(
+                    FIRST, FIRST + timedelta(days=days), SplitConfig(), test_windows=n, targets_days=targets
+                ).cuts
+            )
+            for n in (1, 0)
+        ]
+
+    # Windows are of seven days. At least three of them, as many as hold 6,000 purchases, and at most eight.
+    assert cuts(a_day=500) == [3, 3]
+    assert cuts(a_day=6_000 / 7 / 5) == [5, 5]
+    assert cuts(a_day=80) == [8, 8]
+    assert cuts(a_day=80, days=84) == [5, 6]  # half of the log is for fitting
+
+
 def test_a_window_that_grows_stays_an_eighth_of_the_log():
     early = np.arange(0, 10, 0.01)
     split = temporal_split(FIRST, FIRST + timedelta(days=80), SplitConfig(), targets_days=np.append(early, 80.0))

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.tuning import (
+    ENOUGH,
     SOLVED_TOGETHER,
     Inner,
     Trial,
@@ -86,10 +87,10 @@ def alike(*groups, n):
 def test_a_table_is_judged_by_what_is_new_to_the_shopper():
     """Items 0, 1, 2 resemble one another most of all, and 3 follows: who has the three is not asked for them again."""
     inner = Inner(histories_of([(0, "purchase", 1.0), (1, "purchase", 1.0), (2, "purchase", 1.0)]), [np.array([3])])
-    assert not inner.repeats
+    assert inner.share_had == 0
     assert table_ndcg(inner, alike((0, 1, 2, 3), n=5), 1.0) == pytest.approx([1.0])
     again = Inner(inner.histories, [np.array([2, 3])])
-    assert again.repeats
+    assert again.share_had == 0.5
     # What comes again is another source's to bring: here it only cannot be found.
     assert table_ndcg(again, alike((0, 1, 2, 3), n=5), 1.0) == pytest.approx([1 / (1 + 1 / np.log2(3))])
 
@@ -101,15 +102,28 @@ def test_own_things_are_rivals_only_where_somebody_takes_them_again(release):
     tables = {name: alike(*groups, n=n) if name == "linear" else empty_table(n) for name in TABLES}
     config = RetrievalConfig(fusion_weight=dict.fromkeys(SOURCES, 0.0) | {"linear": 1.0}, depth=20)
     retrieval = replace(release.retrieval, tables=tables, config=config, taste_index=None)
+    groups = [group for group in groups for _ in range(5)]
     histories = histories_of(*[[(group[place], "purchase", 1.0) for place in range(3)] for group in groups])
 
-    def trials(wanted):
-        tuner = Tuner(Inner(histories, wanted), seconds=60)
-        tune_retrieval(tuner, retrieval)
-        return [trial.name for trial in tuner.trials if "fusion_weight" in trial.name or "lead" in trial.name]
+    def tuned(wanted, pinned=()):
+        tuner = Tuner(Inner(histories, wanted), seconds=60, pinned=pinned)
+        config = tune_retrieval(tuner, retrieval)
+        return config.repeats, [t.name for t in tuner.trials if "fusion_weight" in t.name or "lead" in t.name]
 
-    assert trials([np.array([group[3]]) for group in groups]) == []  # found in the first place already
-    assert trials([np.array([group[0]]) for group in groups]) != []
+    assert len(groups) >= ENOUGH
+    new, own = ([np.array([group[place]]) for group in groups] for place in (3, 0))
+    assert tuned(new) == (False, [])  # found in the first place already
+    assert tuned(new, pinned=["retrieval.repeats"])[0]
+    assert tuned([*new[:-1], own[-1]])[0]  # one did
+    repeats, changed = tuned(own)
+    assert repeats
+    assert changed
+
+
+def test_few_who_took_nothing_twice_prove_nothing(release):
+    histories = histories_of(*[[(0, "purchase", 1.0)]] * (ENOUGH - 1))
+    tuner = Tuner(Inner(histories, [np.array([1])] * (ENOUGH - 1)), seconds=60)
+    assert tune_retrieval(tuner, release.retrieval).repeats
 
 
 @pytest.fixture(scope="module")

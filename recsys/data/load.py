@@ -12,7 +12,7 @@ from sqlalchemy import Connection, Engine, Select, String, bindparam, select, ty
 from sqlalchemy.orm import InstrumentedAttribute
 
 from recsys.data.tables import Event, Item, ItemImage, Review
-from recsys.request import Interaction
+from recsys.request import LONGEST_HISTORY, Interaction
 from recsys.schema import HISTORY_EVENT_TYPES, ITEMS, REVIEWS
 
 ID_BATCH = 500  # ids in one IN (…): PostgreSQL and SQLite plan longer lists slowly
@@ -102,7 +102,7 @@ def load_user_history(
     engine: Engine,
     user_id: str | None = None,
     session_id: str | None = None,
-    limit: int = 100,
+    limit: int = LONGEST_HISTORY,
     before: datetime | None = None,
 ) -> list[Interaction]:
     """The newest ``limit`` interactions of a user, of a session, or of either, oldest first.

@@ -10,6 +10,8 @@ import numpy.typing as npt
 from recsys.errors import ConfigError, require_at_least
 
 ENOUGH = 500  # purchases that a window should hold, so that there is something to learn and to judge
+ENOUGH_TO_RANK = 6_000  # the same of all label windows together; past these, a ranker learns little more from them
+MOST_CUTS = 8  # each costs one more fit, and goes one more window back
 
 
 @dataclass(frozen=True)
@@ -20,14 +22,15 @@ class SplitConfig:
         window_days: length of each label window and of the test window; 0 chooses: a twelfth of the log, whole days, at
             least one and at most seven, and a quarter of a log shorter than four days; but longer, up to an eighth of
             the log, where fewer than ENOUGH purchases would fall into it.
-        cuts: label windows for the ranker, each just before the next; fewer where the log is short.
+        cuts: label windows for the ranker, each just before the next; fewer where the log is short. 0 chooses: three,
+            and up to MOST_CUTS where three hold fewer than ENOUGH_TO_RANK purchases.
     """
 
     window_days: float = 0.0
-    cuts: int = 3
+    cuts: int = 0
 
     def __post_init__(self) -> None:
-        require_at_least("split", self, window_days=0, cuts=1)
+        require_at_least("split", self, window_days=0, cuts=0)
 
 
 @dataclass(frozen=True)
@@ -88,7 +91,8 @@ def temporal_split(
     if config.window_days <= 0 and targets_days is not None:
         window = max(window, min(_days_of_enough(targets_days) * day, span / 8))
     # Half of the log at least stays for fitting at the oldest cut.
-    cuts = max(1, min(config.cuts, int(span / 2 / window) - test_windows))
+    cuts = config.cuts or (3 if targets_days is None else _cuts_of_enough(targets_days, window / day))
+    cuts = max(1, min(cuts, int(span / 2 / window) - test_windows))
     test_start = end - test_windows * window
     if test_start - cuts * window <= first:
         longest = span / day / (test_windows + 1)
@@ -103,6 +107,17 @@ def temporal_split(
         test_start=test_start,
         cuts=tuple(test_start - (number + 1) * window for number in reversed(range(cuts))),
     )
+
+
+def _cuts_of_enough(targets_days: npt.NDArray[np.float64], window_days: float) -> int:
+    """Label windows that hold enough of them together, at the pace of the newer half of all.
+
+    Of the pace, not of the windows themselves: the night cuts twice, and the second time the windows should be the
+    first ones moved on by one.
+    """
+    newer = np.sort(targets_days)[len(targets_days) // 2 :]
+    in_a_window = len(newer) * window_days / max(newer[-1] - newer[0], window_days) if len(newer) else 1.0
+    return int(np.clip(math.ceil(ENOUGH_TO_RANK / in_a_window), 3, MOST_CUTS))
 
 
 def _days_of_enough(targets_days: npt.NDArray[np.float64]) -> int:

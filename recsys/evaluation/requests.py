@@ -9,7 +9,7 @@ import polars as pl
 from numpy.typing import NDArray
 
 from recsys.errors import SchemaError
-from recsys.request import Interaction, Request
+from recsys.request import LONGEST_HISTORY, Interaction, Request
 from recsys.schema import EVENT_TYPES, EVENTS, HISTORY_EVENT_TYPES
 
 
@@ -52,7 +52,7 @@ def build_requests(
     end: datetime,
     *,
     target_types: Sequence[str] = ("purchase",),
-    history_limit: int = 100,
+    history_limit: int = LONGEST_HISTORY,
     max_users: int | None = None,
     known_only: bool = False,
     seed: int = 0,

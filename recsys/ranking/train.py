@@ -110,14 +110,16 @@ def train_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads
     Returns:
         The ranker, grown on all of the examples. None where there are fewer than MIN_REQUESTS, or where a trial on at
         most TRIAL_REQUESTS of them, see try_ranker(), is no better than retrieval: its order is the honest fallback.
-        That is cautious: of many requests one could learn more than of those.
+        Of more requests than the trial has, one learns more than it could: there it must be worse by a standard error.
     """
     if len(examples) < MIN_REQUESTS:
         return None
     # Another draw than tuning's, so that what was chosen by some requests is not judged by the same.
     some = draw_examples(examples, TRIAL_REQUESTS, seed + 1)
     learned, retrieved = try_ranker(some, config, seed=seed + 1, threads=threads)
-    return _grow(examples, config, seed, threads) if learned.sum() > retrieved.sum() else None
+    gain = learned - retrieved
+    handicap = gain.std() / len(gain) ** 0.5 if len(examples) > len(some) else 0.0
+    return _grow(examples, config, seed, threads) if gain.mean() + handicap > 0 else None
 
 
 def try_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads: int) -> tuple[Float64, Float64]:

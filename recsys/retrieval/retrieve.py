@@ -30,6 +30,8 @@ class RetrievalConfig:
 
     Attributes:
         history_limit: newest events of a shopper that count.
+        repeats: whether what a shopper had to do with before is a candidate. The night turns it off where hardly
+            anybody takes such a thing: it would stand in the place of something new.
         depth: candidates that each personal source may bring.
         trending_depth: the same for what sells now, which everybody gets.
         new_depth: the same for the newest arrivals.
@@ -41,6 +43,7 @@ class RetrievalConfig:
     """
 
     history_limit: int = 50
+    repeats: bool = True
     depth: int = 60
     trending_depth: int = 60
     new_depth: int = 12
@@ -150,13 +153,22 @@ def retrieve(retrieval: Retrieval, histories: Histories, available: npt.NDArray[
     vectors = retrieval.tower.user_vectors(
         retrieval.taste, histories.offsets, histories.rows, histories.event_types, histories.age_days
     )
-    nearest = _nearest_rows(retrieval.taste_index, vectors, histories, retrieval.config.depth)
+    repeats, spans = retrieval.config.repeats, list(histories.spans())
+    # What a shopper had is a candidate anyway, or none at all: nobody needs to look for it.
+    had = [histories.rows[start:stop] if repeats else histories.had_by(n) for n, (start, stop) in enumerate(spans)]
+    nearest = _nearest_rows(retrieval.taste_index, vectors, had, retrieval.config.depth)
     return _join(
         [
             _ask_sources(
-                retrieval, histories.rows[start:stop], steps[start:stop], vectors[request], nearest[request], few
+                retrieval,
+                histories.rows[start:stop],
+                steps[start:stop],
+                vectors[request],
+                nearest[request],
+                few,
+                None if repeats else had[request],
             )
-            for request, (start, stop) in enumerate(histories.spans())
+            for request, (start, stop) in enumerate(spans)
         ]
     )
 
@@ -181,7 +193,13 @@ def _join(parts: Sequence[Candidates]) -> Candidates:
 
 
 def _ask_sources(
-    retrieval: Retrieval, past: Int32, steps: Float32, vectors: Float32, nearest: Int32, few: Int32 | None
+    retrieval: Retrieval,
+    past: Int32,
+    steps: Float32,
+    vectors: Float32,
+    nearest: Int32,
+    few: Int32 | None,
+    barred: Int32 | None,
 ) -> Candidates:
     """One request: the rows that any source brings, ascending, and what every source says of each.
 
@@ -191,17 +209,23 @@ def _ask_sources(
         vectors: of the shopper, float32 [interests, d].
         nearest: rows that the index brought for them.
         few: see _few_rows().
+        barred: rows that are no candidates, any number of times each; None: all are.
     """
     config = retrieval.config
     decay = np.array([config.step_decay[name] for name in TABLES], np.float32)
     tables = [retrieval.tables[name] for name in TABLES]
     linked, links = sum_links(tables, past, decay[:, None] ** steps)
+    if barred is not None:
+        allowed = ~np.isin(linked, barred)
+        linked, links = linked[allowed], links[:, allowed]
     sells, is_new = retrieval.trending_rows[: config.trending_depth], retrieval.newest[: config.new_depth]
     brought = (*_best_linked(linked, links, config.depth), nearest, past, sells, is_new)
     rows = np.unique(np.concatenate(brought))
     narrow = few is not None and np.isin(few, rows, assume_unique=True).sum() < min(config.depth, len(few))
     if few is not None and narrow:
         rows = np.union1d(rows, few)
+    if barred is not None:
+        rows = rows[~np.isin(rows, barred)]
 
     scores = np.zeros((len(SOURCES), len(rows)), np.float32)  # 0: says nothing, until it becomes NaN below
     n_tables = len(TABLES)
@@ -323,10 +347,10 @@ def _best_linked(rows: Int32, scores: Float32, depth: int) -> list[Int32]:
     return [rows[values > 0] for values in scores]
 
 
-def _nearest_rows(index: ItemIndex | None, vectors: Float32, histories: Histories, depth: int) -> list[Int32]:
+def _nearest_rows(index: ItemIndex | None, vectors: Float32, had: Sequence[Int32], depth: int) -> list[Int32]:
     """What the index brings each request: every interest has its share of ``depth``; a zero vector brings nothing.
 
-    Twice as many are asked for, since a shopper's own items lie nearest and are candidates already.
+    Twice as many are asked for, since what a shopper ``had`` lies nearest, and is not wanted here.
     """
     requests, interests, dim = vectors.shape
     flat = vectors.reshape(-1, dim)
@@ -337,9 +361,9 @@ def _nearest_rows(index: ItemIndex | None, vectors: Float32, histories: Historie
     rows, _ = index.search(flat[asking], 2 * share)
     bounds = (asking // interests).searchsorted(np.arange(requests + 1)).tolist()
     brought = []
-    for (start, stop), (first, last) in zip(pairwise(bounds), histories.spans()):
+    for (start, stop), mine in zip(pairwise(bounds), had):
         found = rows[start:stop]
-        fresh = (found >= 0) & ~np.isin(found, histories.rows[first:last])
+        fresh = (found >= 0) & ~np.isin(found, mine)
         brought.append(found[fresh & (fresh.cumsum(axis=1) <= share)])
     return brought
 
