@@ -144,10 +144,16 @@ def show(dataset: str, protocol: str, rows: Sequence[Mapping[str, Any]], path: P
             )
         )
     if path is not None:
-        command = f"python -m {Path(sys.argv[0]).parent.name}.{Path(sys.argv[0]).stem} {shlex.join(sys.argv[1:])}"
-        whole = {"dataset": dataset, "protocol": protocol, "command": command, "rows": list(rows)}
+        whole = {"dataset": dataset, "protocol": protocol, "command": _command(), "rows": list(rows)}
         write_json(path, whole)
         print(f"written to {path}")
+
+
+def _command() -> str:
+    """What was typed, files without their folders: those are of this machine only."""
+    program, *rest = sys.argv
+    words = [Path(word).name if "/" in word else word for word in rest]
+    return f"python -m {Path(program).parent.name}.{Path(program).stem} {shlex.join(words)}"
 
 
 def write_json(path: Path, value: Any) -> None:

@@ -1,13 +1,12 @@
-"""The page of recommendation quality: ``python -m benchmarks.quality --results DIR [--page docs/quality.md]``
+"""The page of recommendation quality: ``python -m benchmarks.quality [--results DIR] [--page docs/quality.md]``
 
-DIR holds what the commands of the tables wrote with ``--json DIR/<name>.json``, under any names. The page is made of
-nothing else: what was reached of the goals (see goals.py), and for each file a table, the best peer in it marked, with
-plots.
+DIR holds what the commands of the tables wrote with ``--json DIR/<name>.json``, under any names. The page's own stand
+beside its pictures, so that one table can be measured again and the page stays whole. It is made of nothing else: what
+was reached of the goals (see goals.py), and for each file a table, the best peer in it marked, with plots.
 """
 
 import argparse
 import json
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ Everything on this page was written by the commands that stand beside the tables
 
 ```bash
 {commands}
-python -m benchmarks.quality --results {results}
+python -m benchmarks.quality
 ```
 
 `ours` is the shipped night (`recsys retrain pipelines/nightly.toml`) with its shipped configuration, asked through
@@ -51,7 +50,7 @@ FOOT = """## What helps, and what does not
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="The page of recommendation quality")
-    parser.add_argument("--results", type=Path, required=True)
+    parser.add_argument("--results", type=Path, default=Path("docs/quality"))
     parser.add_argument("--page", type=Path, default=Path("docs/quality.md"))
     args = parser.parse_args()
     files = sorted(args.results.glob("*.json"))
@@ -61,9 +60,8 @@ def main() -> None:
     pictures = args.page.parent / args.page.stem
     pictures.mkdir(parents=True, exist_ok=True)
     asked = [result["command"] for result in results.values() if result.get("command")]
-    # Files without their folders; a command that wrote two tables stands there once.
-    commands = "\n".join(dict.fromkeys(re.sub(r"\S*/(?=[^/\s])", "", command) for command in asked))
-    parts = [HEAD.format(commands=commands, results=args.results), *against_goals(list(results.values()))]
+    commands = "\n".join(dict.fromkeys(asked))  # one that wrote two tables stands there once
+    parts = [HEAD.format(commands=commands), *against_goals(list(results.values()))]
     for name, result in results.items():
         parts.append("\n".join(section(name, result, pictures)))
     parts.append(FOOT)

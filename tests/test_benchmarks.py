@@ -97,6 +97,7 @@ def test_goals_are_met_by_the_mean_of_the_ratios_and_missed_below_them():
 def test_the_page_says_what_was_measured(tmp_path, monkeypatch, capsys):
     truth, answers = planted()
     results = tmp_path / "results"
+    monkeypatch.setattr("sys.argv", ["/home/ann/benchmarks/sequences.py", "--sequences", "/home/ann/shop.txt"])
     show("Some shop", "next item", score(answers, truth, MEASURES, "ndcg@10"), results / "shop.json")
     assert set(json.loads((results / "shop.json").read_text())) == {"dataset", "protocol", "command", "rows"}
     page = tmp_path / "quality.md"
@@ -104,6 +105,7 @@ def test_the_page_says_what_was_measured(tmp_path, monkeypatch, capsys):
     quality.main()
     text = page.read_text()
     assert "## Some shop: next item" in text
+    assert "\npython -m benchmarks.sequences --sequences shop.txt\n" in text  # folders are nobody's business
     assert "`ours` is at 1.0000 ndcg@10, 2.00 × the best peer of the run (strong, 0.5000)" in text
     assert "The ranker changes its own candidates' order by +100.0%." in text
     assert "| **ours** | 1.0000 |" in text
