@@ -208,6 +208,8 @@ def test_where_nothing_is_taken_twice_nobodys_past_is_a_candidate(release):
             )
             assert not after & past
             assert bool(after) == bool(before - past)
+            # A narrow filter is answered exactly: what the shopper had does not count as found.
+            assert available is None or set(np.flatnonzero(available).tolist()) - past <= after
             dropped += len(before & past)
         assert dropped > 0
 

@@ -221,11 +221,12 @@ def _ask_sources(
     sells, is_new = retrieval.trending_rows[: config.trending_depth], retrieval.newest[: config.new_depth]
     brought = (*_best_linked(linked, links, config.depth), nearest, past, sells, is_new)
     rows = np.unique(np.concatenate(brought))
+    if barred is not None:
+        rows = rows[~np.isin(rows, barred)]
+        few = None if few is None else few[~np.isin(few, barred)]
     narrow = few is not None and np.isin(few, rows, assume_unique=True).sum() < min(config.depth, len(few))
     if few is not None and narrow:
         rows = np.union1d(rows, few)
-    if barred is not None:
-        rows = rows[~np.isin(rows, barred)]
 
     scores = np.zeros((len(SOURCES), len(rows)), np.float32)  # 0: says nothing, until it becomes NaN below
     n_tables = len(TABLES)
