@@ -208,10 +208,19 @@ def test_where_nothing_is_taken_twice_nobodys_past_is_a_candidate(release):
             )
             assert not after & past
             assert bool(after) == bool(before - past)
-            # A narrow filter is answered exactly: what the shopper had does not count as found.
-            assert available is None or set(np.flatnonzero(available).tolist()) - past <= after
             dropped += len(before & past)
         assert dropped > 0
+
+
+def test_a_filter_does_not_count_what_the_shopper_had_as_found(release):
+    allowed = set(range(0, 20))
+    retrieval = replace(
+        release.retrieval,
+        config=replace(release.retrieval.config, repeats=False, depth=4, trending_depth=0, new_depth=0),
+    )
+    available = np.isin(np.arange(len(release.item_ids)), list(allowed))
+    candidates = retrieve(retrieval, histories_of([(row, "purchase", 1.0) for row in range(12)]), available)
+    assert len(allowed & set(candidates.rows.tolist())) >= 4
 
 
 def test_who_had_everything_has_no_candidates_where_nothing_is_taken_twice(release):
