@@ -7,8 +7,8 @@
     PUT  /v1/items/{id}      ─► routes/catalogue.py       ─► database, the live release's shelf, and the newcomers
     GET  /health/*, /metrics ─► routes/health.py
 
-Beside the requests run three threads: the watcher (a new release, what changed in the catalogue, API keys), the slate
-log, and the newcomers (items put since the night are embedded).
+Beside the requests run four threads: two watchers (of new releases, which may take minutes to load; of the catalogue
+and API keys), the slate log, and the newcomers (items put since the night are embedded).
 """
 
 from collections.abc import AsyncIterator, Callable
@@ -74,15 +74,18 @@ def create_app(
             recommend=recommend,
         )
         app.state.service = service
-        watcher = Watcher(settings.reload_seconds, service.live.refresh, service.keys.refresh)
-        watcher.look_once()  # a database that is away now does not keep the service from starting
-        watcher.start()
+        releases = Watcher(settings.reload_seconds, service.live.take_published)
+        changes = Watcher(settings.reload_seconds, service.live.poll, service.keys.refresh)
+        for watcher in (releases, changes):
+            watcher.look_once()  # a database that is away now does not keep the service from starting
+            watcher.start()
         service.slate_log.start()
         newcomers.start()
         try:
             yield
         finally:
-            watcher.stop()
+            for watcher in (releases, changes):
+                watcher.stop()
             newcomers.stop()
             service.slate_log.stop()
             engine.dispose()

@@ -23,9 +23,21 @@ def read_facts(engine: Engine, since: datetime | None = None) -> Iterator[tuple[
     query = _FACTS if since is None else _FACTS.where(Item.updated_at >= since)
     with engine.connect() as connection:
         for row in connection.execution_options(yield_per=10_000).execute(query):
-            item_id, updated_at, deleted_at, in_stock, category, brand, price_cents = row
-            known = Facts(True, in_stock, category, brand, price_cents) if deleted_at is None else NOT_LISTED
-            yield item_id, updated_at, known
+            yield row.item_id, row.updated_at, _facts(row)
+
+
+def facts_of(engine: Engine, item_ids: Sequence[str]) -> Iterator[tuple[str, Facts]]:
+    """(item_id, facts) of those of these items that the catalogue has ever held."""
+    with engine.connect() as connection:
+        for some in id_batches(item_ids):
+            for row in connection.execute(_FACTS.where(Item.item_id.in_(some))):
+                yield row.item_id, _facts(row)
+
+
+def _facts(row: Row[*tuple[Any, ...]]) -> Facts:
+    if row.deleted_at is not None:
+        return NOT_LISTED
+    return Facts(True, row.in_stock, row.category, row.brand, row.price_cents)
 
 
 def load_catalogue_items(

@@ -1,4 +1,4 @@
-"""The release that answers now, what the shop says of its items, what came after it; and the thread that looks."""
+"""The release that answers now, what the shop says of its items, what came after it; and the threads that look."""
 
 import logging
 import threading
@@ -13,7 +13,7 @@ from sqlalchemy import Engine
 from recsys.artifacts import Release
 from recsys.data.releases import live_release
 from recsys.delta import LateItem, extend
-from service.catalogue import read_facts
+from service.catalogue import facts_of, read_facts
 from service.metrics import Metrics
 from service.shelf import Facts, Shelf
 
@@ -24,7 +24,7 @@ RETRY_REFUSED_SECONDS = 60.0
 logger = logging.getLogger(__name__)
 
 
-MakeLate = Callable[[Release, list[str], str], list[tuple[LateItem, Facts]]]  # Newcomers.make
+MakeLate = Callable[[Release, list[str], str], list[LateItem]]  # Newcomers.make
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,10 +75,9 @@ class LiveRelease:
         self._warm_up = warm_up
         self._metrics = metrics
         self._room = room
-        self._refreshing = threading.Lock()  # one refresh at a time; requests never take it
+        self._taking = threading.Lock()  # one release at a time; requests never take it
         self._stock = threading.Lock()  # so that a poll never overwrites a change made while it was reading
         self._stock_seen = datetime.min.replace(tzinfo=UTC)
-        self._unplaced: dict[str, Facts] = {}  # of items that have no row yet
         self._refused: tuple[str, float] = ("", 0.0)  # version, when (monotonic seconds)
 
     @property
@@ -86,33 +85,34 @@ class LiveRelease:
         """Whether none answers because the published one cannot."""
         return self.current is None and self._refused[0] != ""
 
-    def refresh(self) -> bool:
-        """Take over a newly published release and what changed in the catalogue, now.
+    def take_published(self) -> bool:
+        """Take over a newly published release; whether another answers than before.
 
-        Returns:
-            Whether another release answers than before.
+        Takes as long as loading it and embedding its late items: seconds to minutes, while :meth:`poll` may go on.
         """
-        with self._refreshing:
-            if self._take_published():
-                return True
-            if self.current is not None:
-                with self._stock:
-                    changed = self._poll(self.current)
-                self.offer(changed)
-            return False
+        with self._taking:
+            return self._take_published()
+
+    def poll(self) -> None:
+        """Take over what changed in the catalogue since the last look."""
+        with self._stock:
+            changed = self._poll(self.current) if self.current is not None else []
+        self.offer(changed)
 
     def note(self, item_id: str, facts: Facts) -> None:
-        """Obey a change of an item from the next request on."""
+        """Obey a change of an item from the next request on; one without a row is read when it gets one."""
         with self._stock:
             live = self.current
             row = live.release.row_of(item_id) if live is not None else None
             if live is not None and row is not None:
                 live.shelf.put(row, facts)
-            elif len(self._unplaced) < self._room:
-                self._unplaced[item_id] = facts
 
-    def take_late(self, night: Release, made: Sequence[tuple[LateItem, Facts]]) -> bool:
-        """Answer with these items too, from the next request on; False where another release went live meanwhile."""
+    def take_late(self, night: Release, made: Sequence[LateItem]) -> bool:
+        """Answer with these items too, from the next request on; False where another release went live meanwhile.
+
+        Raises:
+            SQLAlchemyError: the database does not answer.
+        """
         with self._stock:
             live = self.current
             if live is None or live.night is not night:
@@ -120,18 +120,18 @@ class LiveRelease:
             self.current = self._with_late(live, made)
             return True
 
-    def _with_late(self, live: Live, made: Sequence[tuple[LateItem, Facts]]) -> Live:
+    def _with_late(self, live: Live, made: Sequence[LateItem]) -> Live:
         late = dict(live.late)
-        for item, _ in made:
+        for item in made:
             if item.item_id in late or len(late) < self._room:
                 late[item.item_id] = item
             else:
                 self._metrics.late_items.labels("dropped").inc()
         release = extend(live.night, list(late.values()))
-        # The facts first: a row that no request knows yet may be true already.
-        for item, facts in made:
-            if (row := release.row_of(item.item_id)) is not None:
-                live.shelf.put(row, self._unplaced.pop(item.item_id, facts))
+        # Before a request knows the rows; and as the catalogue has them now, not when they were embedded.
+        for item_id, facts in facts_of(self._engine, [item.item_id for item in made]):
+            if (row := release.row_of(item_id)) is not None:
+                live.shelf.put(row, facts)
         self._metrics.late.set(len(late))
         return Live(release, live.night, live.shelf, live.version, late)
 

@@ -17,7 +17,6 @@ from service.catalogue import load_catalogue_items
 from service.live import LiveRelease
 from service.metrics import Metrics
 from service.settings import Settings
-from service.shelf import Facts
 
 BATCH = 16  # items embedded together: half a second of work, after which they can be found
 RETRY_SECONDS = 1.0
@@ -71,8 +70,8 @@ class Newcomers:
             self._changed.notify_all()
         self._thread.join(timeout_seconds)
 
-    def make(self, release: Release, item_ids: list[str], version: str) -> list[tuple[LateItem, Facts]]:
-        """Those of the items that are news to the release, embedded, with what the shelf needs of them.
+    def make(self, release: Release, item_ids: list[str], version: str) -> list[LateItem]:
+        """Those of the items that are news to the release, embedded.
 
         Raises:
             SQLAlchemyError: the database does not answer.
@@ -87,11 +86,7 @@ class Newcomers:
             self._done[item.item_id] = mark
             if is_news(release, item, self._images) or item.item_id in late_already:
                 news.append(item)
-        made = make_late_items(release, news, self._images, max(now, release.manifest.data_cutoff))
-        return [
-            (late, Facts(True, item.in_stock, item.category, item.brand, item.price_cents))
-            for item, late in zip(news, made)
-        ]
+        return make_late_items(release, news, self._images, max(now, release.manifest.data_cutoff))
 
     def _run(self) -> None:
         while item_ids := self._take():

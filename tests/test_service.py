@@ -333,12 +333,12 @@ def test_stock_changed_elsewhere_is_seen_at_the_next_look(shop: Engine) -> None:
     with serve(shop) as (client, service), serve(shop) as (other, _):
         other.put("/v1/items/red-03", json={"title": "Red dress 03", "in_stock": False})
         assert "red-03" in ids(post(client, "/v1/recommendations", **everything))
-        assert service.live.refresh() is False
+        service.live.poll()
         assert "red-03" not in ids(post(client, "/v1/recommendations", **everything))
         with shop.begin() as connection:
             gone = {"deleted_at": datetime.now(UTC), "updated_at": datetime.now(UTC)}
             connection.execute(Item.__table__.update().where(Item.item_id == "red-04").values(**gone))
-        service.live.refresh()
+        service.live.poll()
         assert "red-04" not in ids(post(client, "/v1/recommendations", **everything))
 
 

@@ -26,7 +26,7 @@ def test_without_a_release_the_newest_items_are_answered(engine: Engine, tmp_pat
         assert ids(post(client, "/v1/items:similar", item_id="red-01", limit=1)) == ["red-29"]
         assert client.get("/health/live").json() == {"status": "alive"}
         version = publish(engine, tmp_path)
-        assert service.live.refresh()
+        assert service.live.take_published()
         assert client.get("/health/ready").json() == {"status": "ready", "release": version}
         assert post(client, "/v1/recommendations")["release"] == version
 

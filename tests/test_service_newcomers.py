@@ -18,7 +18,7 @@ from recsys.data.releases import publish_release
 from recsys.data.store import put_item, put_items
 from recsys.search_index import CODES, SearchIndex, content_keys
 from recsys.words import build_vocabulary, build_words
-from service.catalogue import load_catalogue_items
+from service.catalogue import delete_item, load_catalogue_items
 from service.deps import Service
 from service.newcomers import Newcomers
 
@@ -156,12 +156,12 @@ def test_a_start_and_a_new_release_find_what_came_meanwhile(
         assert find(client, "quokka")[0] == "early-1"
         # Another worker, an importer: seen at the next look.
         put_item(sqlite_engine, "early-2", {"title": "Quokka later"})
-        service.live.refresh()
+        service.live.poll()
         service.newcomers.flush()
         assert set(find(client, "quokka")[:2]) == {"early-1", "early-2"}
         # Another release goes live, without words or encoders: the items are there from its first answer on.
         second = publish(sqlite_engine, tmp_path / "other", seed=1)
-        assert service.live.refresh() is True
+        assert service.live.take_published() is True
         live = service.live.current
         assert live is not None
         assert live.version == second
@@ -191,22 +191,32 @@ def test_a_deleted_item_is_gone_from_the_next_answer_and_can_come_back(plain: tu
     assert "red-01" not in shown()
 
 
-def test_an_item_deleted_while_it_waits_is_never_shown(
-    plain: tuple[TestClient, Service], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+@pytest.mark.parametrize("item_id", ["new-1", "red-07"])
+def test_an_item_deleted_while_it_is_embedded_stays_gone(
+    sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, item_id: str, elsewhere: bool
 ) -> None:
-    client, service = plain
-    make = service.newcomers.make
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path, search=_index_of(sqlite_engine))
+    with serve(sqlite_engine) as (client, service):
+        service.newcomers.flush()
+        make = service.newcomers.make
 
-    def delete_first(*arguments: Any) -> Any:
-        made = make(*arguments)
-        client.delete("/v1/items/new-1")
-        return made
+        def delete_first(*arguments: Any) -> Any:
+            made = make(*arguments)
+            if elsewhere:
+                assert delete_item(sqlite_engine, item_id)
+            else:
+                assert client.delete(f"/v1/items/{item_id}").status_code == 204
+            return made
 
-    monkeypatch.setattr(service.newcomers, "make", delete_first)
-    client.put("/v1/items/new-1", json={"title": "New"})
-    service.newcomers.flush()
-    answer = client.post("/v1/recommendations", json={"limit": 100})
-    assert "new-1" not in ids(answer.json())
+        monkeypatch.setattr(service.newcomers, "make", delete_first)
+        client.put(f"/v1/items/{item_id}", json={"title": "Quokka"})
+        service.newcomers.flush()
+        live = service.live.current
+        assert live is not None
+        assert item_id in live.late
+        assert not live.available[live.release.row_of(item_id)]
 
 
 def test_a_patch_changes_what_it_names(plain: tuple[TestClient, Service]) -> None:
@@ -273,7 +283,7 @@ def test_rolled_back_to_the_release_of_before_the_items_stay(sqlite_engine: Engi
         client.put("/v1/items/new-1", json={"title": "New"})
         service.newcomers.flush()
         publish_release(sqlite_engine, first)
-        assert service.live.refresh() is True
+        assert service.live.take_published() is True
         assert "new-1" in ids(client.post("/v1/recommendations", json={"limit": 100}).json())
 
 
@@ -299,10 +309,10 @@ def test_the_night_folds_the_late_items_in(sqlite_engine: Engine, tmp_path: Path
         assert late() == ["red-05"]
         seen = datetime.now(UTC) - timedelta(minutes=1)
         publish(sqlite_engine, tmp_path, seed=1, search=before, catalogue_seen=seen)
-        assert service.live.refresh() is True
+        assert service.live.take_published() is True
         assert late() == ["red-05"]
         publish(sqlite_engine, tmp_path, seed=2, search=_index_of(sqlite_engine), catalogue_seen=seen)
-        assert service.live.refresh() is True
+        assert service.live.take_published() is True
         assert late() == []
         assert find(client, "quokka")[0] == "red-05"
 

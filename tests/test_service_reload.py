@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from service_shop import build_release, items, publish, serve
+from service_shop import build_release, items, publish, serve, settings_for
 from sqlalchemy import Engine
 
 from recsys.artifacts import load_release
@@ -30,14 +30,14 @@ def test_a_published_release_takes_over_and_can_be_taken_back(shop: Engine, tmp_
     first = publish(shop, tmp_path, seed=0)
     with serve(shop) as (client, service):
         assert ask(client)["release"] == first
-        assert service.live.refresh() is False
+        assert service.live.take_published() is False
         second = publish(shop, tmp_path, seed=1)
         assert second != first
         assert ask(client)["release"] == first
-        assert service.live.refresh() is True
+        assert service.live.take_published() is True
         assert ask(client)["release"] == second
         publish_release(shop, first)
-        assert service.live.refresh() is True
+        assert service.live.take_published() is True
         assert ask(client)["release"] == first
 
 
@@ -55,7 +55,7 @@ def test_no_request_fails_or_waits_while_a_release_loads(shop: Engine, tmp_path:
 
     with serve(shop, load_release=load_and_wait) as (client, service):
         second = publish(shop, tmp_path, seed=1)
-        refreshing = threading.Thread(target=service.live.refresh)
+        refreshing = threading.Thread(target=service.live.take_published)
         refreshing.start()
         assert asked.wait(30)
         assert [ask(client)["release"] for _ in range(3)] == [first] * 3
@@ -64,6 +64,32 @@ def test_no_request_fails_or_waits_while_a_release_loads(shop: Engine, tmp_path:
         refreshing.join(30)
         assert seen <= {first, second}
         assert ask(client)["release"] == second
+
+
+def test_the_catalogue_is_watched_while_a_release_embeds_its_late_items(
+    shop: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(shop, tmp_path, seed=0)
+    embedding, noticed, done = threading.Event(), threading.Event(), threading.Event()
+
+    def make_slowly(*arguments: Any) -> list[Any]:
+        embedding.set()
+        assert done.wait(60)
+        return []
+
+    def notice(item_ids: Any) -> None:
+        if "new-1" in item_ids:
+            noticed.set()
+
+    with serve(shop, settings_for(shop, reload_seconds=0.01)) as (_, service):
+        monkeypatch.setattr(service.live, "make_late", make_slowly)
+        monkeypatch.setattr(service.live, "offer", notice)
+        publish(shop, tmp_path, seed=1)
+        assert embedding.wait(30)
+        put_item(shop, "new-1", {"title": "Put while another release embeds"})
+        seen = noticed.wait(20)
+        done.set()
+        assert seen
 
 
 def test_stock_that_changes_while_a_release_loads_counts(shop: Engine, tmp_path: Path) -> None:
@@ -88,12 +114,13 @@ def test_an_altered_release_is_refused_and_the_old_one_stays(shop: Engine, tmp_p
         with (tmp_path / second / "features" / "trending.npy").open("r+b") as file:
             file.seek(-4, 2)
             file.write(b"\xff\xff\xff\xff")
-        assert service.live.refresh() is False
+        assert service.live.take_published() is False
         assert ask(client)["release"] == first
         assert client.get("/health/ready").json()["release"] == first
         refused = service.metrics.registry.get_sample_value("recsys_release_loads_total", {"outcome": "refused"})
         assert refused == 1
-        service.live.refresh()  # not tried again at once: reading a large broken release every few seconds helps nobody
+        # Not tried again at once: reading a large broken release every few seconds helps nobody.
+        service.live.take_published()
         assert service.metrics.registry.get_sample_value("recsys_release_loads_total", {"outcome": "refused"}) == 1
 
 
@@ -109,8 +136,6 @@ def test_a_service_whose_only_release_is_gone_says_so_and_answers(shop: Engine, 
 
 
 def test_the_watcher_looks_by_itself(shop: Engine, tmp_path: Path) -> None:
-    from service_shop import settings_for
-
     publish(shop, tmp_path, seed=0)
     looked = threading.Event()
     second = build_release(tmp_path, seed=1).manifest.version
