@@ -97,7 +97,8 @@ class LiveRelease:
         """Take over what changed in the catalogue since the last look."""
         with self._stock:
             changed = self._poll(self.current) if self.current is not None else []
-        self.offer(changed)
+        for item_ids in changed:
+            self.offer(item_ids)
 
     def note(self, item_id: str, facts: Facts) -> None:
         """Obey a change of an item from the next request on; one without a row is read when it gets one."""
@@ -168,9 +169,10 @@ class LiveRelease:
             return False
         with self._stock:
             self._stock_seen = before_reading
-            news += self._poll(live)  # what changed while the release was loading
+            changed = self._poll(live)  # while the release was loading
             self.current = live
-        self.offer(news)
+        for item_ids in (news, *changed):
+            self.offer(item_ids)
         self._metrics.release_loads.labels("loaded").inc()
         logger.info("release %s is live, loaded in %.2f s", live.version, time.perf_counter() - started)
         return True
@@ -188,16 +190,17 @@ class LiveRelease:
                 news.append((updated_at, item_id))
         return [item_id for _, item_id in sorted(news, reverse=True)[: self._room]]
 
-    def _poll(self, live: Live) -> list[str]:
-        """What other workers and importers changed since the last look; returns the items that may be news."""
-        seen, changed = datetime.now(UTC), []
-        for item_id, _, facts in read_facts(self._engine, self._stock_seen - LOOK_BACK):
+    def _poll(self, live: Live) -> list[list[str]]:
+        """What other workers and importers changed since the last look; returns what may be news, write by write."""
+        seen = datetime.now(UTC)
+        changed: dict[datetime, list[str]] = {}  # all that is written together has one time
+        for item_id, updated_at, facts in read_facts(self._engine, self._stock_seen - LOOK_BACK):
             if (row := live.release.row_of(item_id)) is not None:
                 live.shelf.put(row, facts)
             if facts.listed:
-                changed.append(item_id)
+                changed.setdefault(updated_at, []).append(item_id)
         self._stock_seen = seen
-        return changed
+        return list(changed.values())
 
 
 class Watcher:

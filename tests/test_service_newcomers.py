@@ -1,6 +1,7 @@
 """Items put since the night: found and recommended seconds later, changed with their picture, gone when deleted."""
 
 import shutil
+import threading
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
@@ -258,6 +259,39 @@ def test_more_items_than_there_is_room_for_wait_for_the_night(sqlite_engine: Eng
         assert list(live.late) == ["new-0", "new-1"]
         assert client.get("/v1/items/new-3").json()["in_release"] is False
         assert service.metrics.registry.get_sample_value("recsys_late_items_total", {"outcome": "dropped"}) >= 2
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_a_single_put_does_not_wait_behind_a_batch(
+    plain: tuple[TestClient, Service], sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    client, service = plain
+    make, looked = service.newcomers.make, []
+    busy, go_on = threading.Event(), threading.Event()
+
+    def note_and_wait(release: Any, item_ids: list[str], version: str) -> Any:
+        looked.append(item_ids)
+        busy.set()
+        assert go_on.wait(30)
+        return make(release, item_ids, version)
+
+    monkeypatch.setattr(service.newcomers, "make", note_and_wait)
+    client.put("/v1/items/first", json={"title": "Being embedded"})
+    assert busy.wait(30)
+    many = [f"many-{number:02}" for number in range(40)]
+    if elsewhere:
+        put_items(sqlite_engine, [{"item_id": item_id} for item_id in many])
+        put_item(sqlite_engine, "single", {"title": "One"})
+        service.live.poll()
+    else:
+        client.post("/v1/items:batch", json={"items": [{"id": item_id} for item_id in many]})
+        client.put("/v1/items/single", json={"title": "One"})
+        client.put("/v1/items/many-39", json={"title": "The last of them, again"})
+    go_on.set()
+    service.newcomers.flush()
+    assert "single" in looked[1]
+    assert ("many-39" in looked[1]) is not elsewhere
+    assert {item_id for item_ids in looked for item_id in item_ids} >= {"single", *many}
 
 
 def test_a_batch_that_fails_leaves_the_thread_at_work(
