@@ -1,6 +1,7 @@
 """What the night leaves in a release for search and for items that come after it: see recsys/search_index.py."""
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -35,11 +36,12 @@ def build_search(
         aligner, modalities: what made the embeddings.
         vectors: the embeddings, float32 [n, d].
         images_root: of relative picture paths.
-        threads: of torch.
+        threads: of torch, and pictures read at a time.
     """
     texts = (item_text(*each) for each in items.select(*_SAID[1:5], "attributes").iter_rows())
     pictures = (picture_file(images, images_root) for images in items["images"].to_list())
-    keys = [content_keys(text, picture) for text, picture in zip(texts, pictures)]
+    with ThreadPoolExecutor(threads) as pool:
+        keys = list(pool.map(content_keys, texts, pictures))
     names = {name: build_vocabulary(items[name].drop_nulls().unique()) for name in ("category", "brand", "family")}
     return SearchIndex(
         words=build_words(searched_text(*each) for each in items.select(_SAID).iter_rows()),

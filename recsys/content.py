@@ -42,8 +42,10 @@ def reviewed_text(reviews: Iterable[tuple[str | None, int]]) -> str:
 
 
 def picture_file(images: Sequence[str], root: Path) -> Path | None:
-    """The file of an item's first picture, None where it has none; an address is no file and will not be found."""
-    return root / images[0] if len(images) else None
+    """The file of an item's first picture, None where it has none; an address is kept, but is no picture."""
+    if not len(images) or "://" in images[0] or images[0].startswith("data:"):
+        return None
+    return root / images[0]
 
 
 def _plain(text: str | None) -> str:

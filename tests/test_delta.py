@@ -229,17 +229,26 @@ def test_news_are_what_is_unknown_or_reads_otherwise(night):
     assert not is_news(replace(night, search=None), item("red-005", "anything"), None)  # it cannot tell
 
 
-def test_a_picture_is_told_by_name_and_size_where_it_is_at_hand(tmp_path, night):
+def test_a_picture_is_told_by_its_bytes_where_it_is_at_hand(tmp_path, night):
     file = tmp_path / "a.png"
     assert content_keys("text", file)[1] == 0  # not there: nobody can tell
     file.write_bytes(b"12")
     first = content_keys("text", file)
-    file.write_bytes(b"345")
+    copy = tmp_path / "b.png"
+    copy.write_bytes(b"12")
+    assert content_keys("text", copy) == first  # whatever its name and its time
+    file.write_bytes(b"34")  # as long as before
     assert len({first, content_keys("text", file), content_keys("other", file), content_keys("text", None)}) == 4
     assert content_keys(None, None) == content_keys("", None)
     title = night.titles[night.row_of("red-005")]
     assert is_news(night, item("red-005", title, images=["a.png"]), tmp_path)
     assert not is_news(night, item("red-005", title, images=["nowhere.png"]), tmp_path)
+    # An address is no picture.
+    linked = item("red-005", title, images=["https://shop.example/a.png"])
+    assert not is_news(night, linked, tmp_path)
+    keys = night.search.content.copy()
+    keys[night.row_of("red-005")] = content_keys(linked.text, file)
+    assert is_news(replace(night, search=replace(night.search, content=keys)), linked, tmp_path)
 
 
 def test_broken_encoders_leave_items_that_words_find(night, caplog):

@@ -1,6 +1,7 @@
 """What the store writes is what the loaders read, on both databases."""
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import polars as pl
@@ -79,6 +80,24 @@ def test_putting_the_same_item_again_changes_nothing(engine: Engine) -> None:
     before = updated_at(engine, "shirt")
     assert not put_item(engine, "shirt", SHIRT)
     assert updated_at(engine, "shirt") == before
+
+
+@pytest.mark.parametrize(("picture", "written"), [("b.jpg", (0, 1, 0)), ("nowhere.jpg", (0, 0, 1))])
+def test_a_picture_that_was_replaced_since_is_a_change(
+    engine: Engine, tmp_path: Path, picture: str, written: tuple[int, int, int]
+) -> None:
+    shirt = {**SHIRT, "item_id": "shirt", "images": [picture, "a.jpg"]}
+    for name in ("a.jpg", "b.jpg"):
+        (tmp_path / name).write_bytes(b"a picture")
+    assert put_items(engine, [shirt], images_root=tmp_path) == (1, 0, 0)
+    for moment, expected in ((NOON.replace(year=2000), written), (NOON.replace(year=2100), (0, 0, 1))):
+        with engine.begin() as connection:
+            connection.execute(sa.update(Item).values(updated_at=moment))
+        assert put_items(engine, [shirt], images_root=tmp_path) == expected
+        assert (updated_at(engine, "shirt") != moment) == (expected == (0, 1, 0))
+    with engine.begin() as connection:
+        connection.execute(sa.update(Item).values(updated_at=NOON.replace(year=2000)))
+    assert put_items(engine, [shirt]) == (0, 0, 1)  # nobody said where pictures are
 
 
 @pytest.mark.parametrize(

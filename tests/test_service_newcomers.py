@@ -17,6 +17,7 @@ from sqlalchemy import Engine
 
 from recsys.data.releases import publish_release
 from recsys.data.store import put_item, put_items
+from recsys.data.tables import Item
 from recsys.search_index import CODES, SearchIndex, content_keys
 from recsys.words import build_vocabulary, build_words
 from service.catalogue import delete_item, load_catalogue_items
@@ -351,7 +352,42 @@ def test_the_night_folds_the_late_items_in(sqlite_engine: Engine, tmp_path: Path
         assert find(client, "quokka")[0] == "red-05"
 
 
-def _index_of(engine: Engine) -> SearchIndex:
+def test_a_replaced_picture_is_noticed_by_every_worker_and_after_a_restart(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    picture = tmp_path / "images" / "red-05.jpg"
+    picture.parent.mkdir()
+    picture.write_bytes(b"first")
+    put_items(sqlite_engine, items())
+    with sqlite_engine.begin() as connection:
+        connection.execute(Item.__table__.update().values(updated_at=CUTOFF))  # long ago
+    seen = CUTOFF + timedelta(hours=1)
+    publish(sqlite_engine, tmp_path, search=_index_of(sqlite_engine, tmp_path), catalogue_seen=seen)
+    settings = settings_for(sqlite_engine, images=str(tmp_path))
+
+    def late(service: Service) -> list[str]:
+        service.newcomers.flush()
+        live = service.live.current
+        assert live is not None
+        return list(live.late)
+
+    body = {name: value for name, value in items()[ITEM_IDS.index("red-05")].items() if name != "item_id"}
+    body["created_at"] = body["created_at"].isoformat()
+    with serve(sqlite_engine, settings) as (client, service), serve(sqlite_engine, settings) as (_, other):
+        assert client.put("/v1/items/red-05", json=body).status_code == 200
+        assert late(service) == []
+        with sqlite_engine.begin() as connection:
+            connection.execute(Item.__table__.update().values(updated_at=CUTOFF))
+        picture.write_bytes(b"other")  # in the same place, as long as the first
+        assert client.put("/v1/items/red-05", json=body).status_code == 200
+        assert late(service) == ["red-05"]
+        other.live.poll()
+        assert late(other) == ["red-05"]
+    with serve(sqlite_engine, settings) as (_, again):
+        assert late(again) == ["red-05"]
+
+
+def _index_of(engine: Engine, images: Path = Path("nowhere")) -> SearchIndex:
     """What a night would note of the catalogue as it is now."""
     found = {item.item_id: item for _, item in load_catalogue_items(engine, ITEM_IDS, CUTOFF)}
     known = [found[item_id] for item_id in ITEM_IDS]
@@ -359,6 +395,6 @@ def _index_of(engine: Engine) -> SearchIndex:
         words=build_words(item.title for item in known),
         reviews=build_words([None] * len(known)),
         parts={},
-        content=np.array([content_keys(item.text, item.picture(Path("nowhere"))) for item in known], np.uint64),
+        content=np.array([content_keys(item.text, item.picture(images)) for item in known], np.uint64),
         codes={name: build_vocabulary([]) for name in CODES},
     )

@@ -5,13 +5,15 @@ caller (the HTTP models, the importers); the tables' own constraints are the las
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from sqlalchemy import Connection, Engine, delete, select
 from sqlalchemy.dialects.postgresql import insert as postgresql_insert
 from sqlalchemy.dialects.sqlite import insert as sqlite_insert
 
+from recsys.content import picture_file
 from recsys.data.load import id_batches, load_image_paths
 from recsys.data.tables import Base, Event, Item, ItemImage, Review, User
 
@@ -20,6 +22,9 @@ ITEM_FIELDS = (
     "title", "description", "category", "brand", "family", "price_cents", "in_stock", "attributes", "created_at",
 )  # fmt: skip
 REVIEW_FIELDS = tuple(column.name for column in Review.__table__.columns)
+
+_LONG_AGO = datetime.min.replace(tzinfo=UTC)
+_FILE_CLOCK = timedelta(seconds=1)  # a file system's clock may be that much behind ours
 
 
 class Written(NamedTuple):
@@ -111,30 +116,38 @@ def insert_unknown_items(engine: Engine, item_ids: Iterable[str]) -> int:
         return int(connection.execute(statement, rows).rowcount)
 
 
-def put_item(engine: Engine, item_id: str, fields: Mapping[str, Any]) -> bool:
+def put_item(engine: Engine, item_id: str, fields: Mapping[str, Any], images_root: Path | None = None) -> bool:
     """Create the item or replace it whole: a field that is not given becomes unknown (``in_stock`` becomes true).
 
     Args:
         engine: the database.
         item_id: the shop's id.
         fields: any of ITEM_FIELDS and ``images``, a list of paths or URLs.
+        images_root: see put_items().
 
     Returns:
         True when the item was created, or was deleted and came back.
     """
-    return put_items(engine, [{**fields, "item_id": item_id}]).created == 1
+    return put_items(engine, [{**fields, "item_id": item_id}], images_root).created == 1
 
 
-def put_items(engine: Engine, items: Sequence[Mapping[str, Any]]) -> Written:
+def put_items(engine: Engine, items: Sequence[Mapping[str, Any]], images_root: Path | None = None) -> Written:
     """:func:`put_item` for many, in one transaction; an ``item_id`` comes at most once.
 
     A row that already is as given keeps its ``updated_at``. A deleted item that comes back counts as created.
+
+    Args:
+        engine: the database.
+        items: as put_item() has them, with their ``item_id``.
+        images_root: of relative picture paths; where it is given, a first picture whose file came after the row was
+            written is a change of the row.
     """
     now = datetime.now(UTC)
     rows = {item["item_id"]: _item_row(item) for item in sorted(items, key=lambda item: item["item_id"])}
     images = {item["item_id"]: [str(path) for path in item.get("images") or ()] for item in items}
     if len(rows) < len(items):
         raise ValueError(f"expected each item_id once, came {len(items)} items with {len(rows)} different ids")
+    pictured = _picture_times(images, images_root) if images_root is not None else {}
     # Reads, then writes: SQLite must take the write lock first, or another writer in between would refuse us.
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         known = _known_items(connection, list(rows))
@@ -142,7 +155,9 @@ def put_items(engine: Engine, items: Sequence[Mapping[str, Any]]) -> Written:
         created = [item_id for item_id in rows if item_id not in known or known[item_id]["deleted_at"] is not None]
         new_images = [item_id for item_id in rows if images[item_id] != known_images.get(item_id, [])]
         written = set(created) | set(new_images)
-        written |= {item_id for item_id in rows if item_id in known and rows[item_id] != known[item_id]}
+        for item_id, row in known.items():
+            if row.pop("updated_at") < pictured.get(item_id, _LONG_AGO) or rows[item_id] != row:
+                written.add(item_id)
         if written:
             insert = insert_for(connection, Item)
             replaced = [*ITEM_FIELDS, "updated_at", "deleted_at"]
@@ -173,8 +188,21 @@ def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
     return row
 
 
+def _picture_times(images: Mapping[str, Sequence[str]], root: Path) -> dict[str, datetime]:
+    """When the file of each item's first picture came to its place, UTC; those without such a file are absent."""
+    times = {}
+    for item_id, paths in images.items():
+        try:
+            if (picture := picture_file(paths, root)) is not None:
+                # Not mtime, which a file copied with its times or moved there brings along.
+                times[item_id] = datetime.fromtimestamp(picture.stat().st_ctime, UTC) + _FILE_CLOCK
+        except (OSError, ValueError):  # ValueError: a NUL in the name
+            continue
+    return times
+
+
 def _known_items(connection: Connection, item_ids: list[str]) -> dict[str, dict[str, Any]]:
-    columns = [getattr(Item, name) for name in [*ITEM_FIELDS, "deleted_at"]]
+    columns = [getattr(Item, name) for name in [*ITEM_FIELDS, "deleted_at", "updated_at"]]
     known = {}
     for some in id_batches(item_ids):
         statement = select(Item.item_id, *columns).where(Item.item_id.in_(some)).with_for_update()

@@ -5,6 +5,7 @@ the requests and can be found seconds later.
 """
 
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Response
@@ -31,7 +32,8 @@ def replace_item(item_id: ItemId, body: ItemBody, service: ServiceDep, response:
     Stock counts from the next answer on. A new item, or a changed text or picture, can be found within seconds.
     """
     created_at = body.created_at or created_times(service.engine, [item_id]).get(item_id, datetime.now(UTC))
-    created = put_item(service.engine, item_id, body.model_dump() | {"created_at": created_at})
+    fields = body.model_dump() | {"created_at": created_at}
+    created = put_item(service.engine, item_id, fields, Path(service.settings.images))
     response.status_code = 201 if created else 200
     return _noted(service, item_id)
 
@@ -61,7 +63,7 @@ def replace_items(body: ItemsBatch, service: ServiceDep) -> ItemsAnswer:
         item.model_dump(exclude={"id"}) | {"item_id": item.id, "created_at": item.created_at or times.get(item.id, now)}
         for item in body.items
     ]
-    written = put_items(service.engine, rows)
+    written = put_items(service.engine, rows, Path(service.settings.images))
     for item in body.items:
         service.live.note(item.id, Facts(True, item.in_stock, item.category, item.brand, item.price_cents))
     service.newcomers.offer(item.id for item in body.items)
