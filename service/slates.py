@@ -1,11 +1,13 @@
-"""From a slate to an answer: log it, count it, and add what a storefront draws."""
+"""From a slate to an answer: leave out what was deleted, add what a storefront draws, log it, count it."""
 
 import logging
 import math
 import time
 import uuid
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
+from typing import Any
 
 from sqlalchemy import Engine, bindparam, select
 from sqlalchemy.exc import SQLAlchemyError
@@ -45,13 +47,8 @@ def answer_with(
         return_items: add title, price and the rest to each item.
     """
     recommendation_id = uuid.uuid4().hex
-    if return_items:
-        items = _with_summaries(service, slate.items)
-    else:
-        items = [
-            SlateItemOut(id=item.item_id, rank=item.rank, score=_finite(item.score), reasons=_reasons(item))
-            for item in slate.items
-        ]
+    kept, summaries = _as_it_is_now(service, slate, return_items)
+    items = [_shown(item, summaries.get(item.item_id, _UNKNOWN) if return_items else None) for item in kept]
     took_ms = (time.perf_counter() - started) * 1e3
     service.slate_log.append(
         {
@@ -66,7 +63,7 @@ def answer_with(
             "items": [
                 # Every slot is deterministic: the item had to be there.
                 {"item_id": item.item_id, "rank": item.rank, "score": _finite(item.score), "propensity": 1.0}
-                for item in slate.items
+                for item in kept
             ],
             "took_ms": took_ms,
         }
@@ -94,43 +91,77 @@ def _reasons(item: SlateItem) -> list[ReasonOut]:
     ]
 
 
-def _with_summaries(service: Service, items: Sequence[SlateItem]) -> list[SlateItemOut | SlateItemWithSummary]:
-    """Each item with its summary; without, where the database does not answer or no longer holds it."""
+_UNKNOWN = ItemSummary(title=None, price_cents=None, brand=None, image=None, category=None, in_stock=True)
+
+
+def _shown(item: SlateItem, summary: ItemSummary | None) -> SlateItemOut | SlateItemWithSummary:
+    place: dict[str, Any] = {
+        "id": item.item_id,
+        "rank": item.rank,
+        "score": _finite(item.score),
+        "reasons": _reasons(item),
+    }
+    return SlateItemOut(**place) if summary is None else SlateItemWithSummary(**place, **dict(summary))
+
+
+def _as_it_is_now(
+    service: Service, slate: Slate, return_items: bool
+) -> tuple[Sequence[SlateItem], dict[str, ItemSummary]]:
+    """The slate's items that nobody deleted, ranked anew, and, where asked for, what a storefront draws of them.
+
+    The shelf hears of what another worker deleted only with the next poll, and gone is gone: so each answer asks the
+    database, a tenth of a millisecond for a page. Where that does not answer, the slate goes out as it is.
+    """
+    item_ids = [item.item_id for item in slate.items]
+    summaries: dict[str, ItemSummary] = {}
     try:
-        summaries = load_summaries(service.engine, [item.item_id for item in items])
+        if return_items:
+            summaries, deleted = load_summaries(service.engine, item_ids)
+        else:
+            deleted = find_deleted(service.engine, item_ids)
     except SQLAlchemyError:
         service.metrics.broken_parts.labels("items").inc()
-        logger.exception("items could not be read; the slate goes out without them")
-        summaries = {}
-    unknown = ItemSummary(title=None, price_cents=None, brand=None, image=None, category=None, in_stock=True)
-    return [
-        SlateItemWithSummary(
-            id=item.item_id,
-            rank=item.rank,
-            score=_finite(item.score),
-            reasons=_reasons(item),
-            **dict(summaries.get(item.item_id, unknown)),
-        )
-        for item in items
-    ]
+        logger.exception("items could not be read; the slate goes out as it is")
+        return slate.items, {}
+    kept = [item for item in slate.items if item.item_id not in deleted]
+    return [replace(item, rank=rank) for rank, item in enumerate(kept, start=1)] if deleted else kept, summaries
 
 
-# Built once: a request pays for running it, not for composing it.
+# Built once: a request pays for running them, not for composing them.
+_ASKED_FOR = Item.item_id.in_(bindparam("item_ids", expanding=True))
+_DELETED = select(Item.item_id).where(_ASKED_FOR, Item.deleted_at.is_not(None))
 _SUMMARIES = (
-    select(Item.item_id, Item.title, Item.price_cents, Item.brand, ItemImage.path, Item.category, Item.in_stock)
+    select(
+        *(Item.item_id, Item.deleted_at, Item.title, Item.price_cents, Item.brand, Item.category, Item.in_stock),
+        ItemImage.path,
+    )
     .outerjoin(ItemImage, (ItemImage.item_id == Item.item_id) & (ItemImage.position == 0))
-    .where(Item.item_id.in_(bindparam("item_ids", expanding=True)))
+    .where(_ASKED_FOR)
 )
 
 
-def load_summaries(engine: Engine, item_ids: Sequence[str]) -> dict[str, ItemSummary]:
-    """What a storefront needs to draw these items, by item id; unknown ones are absent."""
+def find_deleted(engine: Engine, item_ids: Sequence[str]) -> set[str]:
+    """Those of these items that were deleted."""
+    if not item_ids:
+        return set()
     with engine.connect() as connection:
-        return {
-            item_id: ItemSummary(
-                title=title, price_cents=price_cents, brand=brand, image=image, category=category, in_stock=in_stock
+        return set(connection.scalars(_DELETED, {"item_ids": list(item_ids)}))
+
+
+def load_summaries(engine: Engine, item_ids: Sequence[str]) -> tuple[dict[str, ItemSummary], set[str]]:
+    """What a storefront needs to draw these items, by item id, and which were deleted; unknown ones are in neither."""
+    summaries, deleted = {}, set()
+    with engine.connect() as connection:
+        for row in connection.execute(_SUMMARIES, {"item_ids": list(item_ids)}):
+            if row.deleted_at is not None:
+                deleted.add(row.item_id)
+                continue
+            summaries[row.item_id] = ItemSummary(
+                title=row.title,
+                price_cents=row.price_cents,
+                brand=row.brand,
+                image=row.path,
+                category=row.category,
+                in_stock=row.in_stock,
             )
-            for item_id, title, price_cents, brand, image, category, in_stock in connection.execute(
-                _SUMMARIES, {"item_ids": list(item_ids)}
-            )
-        }
+    return summaries, deleted

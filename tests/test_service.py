@@ -342,6 +342,30 @@ def test_stock_changed_elsewhere_is_seen_at_the_next_look(shop: Engine) -> None:
         assert "red-04" not in ids(post(client, "/v1/recommendations", **everything))
 
 
+@pytest.mark.parametrize("return_items", [False, True])
+def test_an_item_deleted_elsewhere_is_gone_from_the_next_answer(shop: Engine, return_items: bool) -> None:
+    asked = {"limit": 60, "return_items": return_items}
+    calls = [
+        ("/v1/recommendations", {**asked, "session_id": "s1"}),
+        ("/v1/items:similar", {**asked, "item_id": "red-01"}),
+        ("/v1/search", {**asked, "text": "dress"}),
+    ]
+    with serve(shop) as (client, service), serve(shop) as (other, _):
+        before = [ids(post(client, path, **body)) for path, body in calls]
+        assert all("red-03" in shown for shown in before)
+        assert other.delete("/v1/items/red-03").status_code == 204
+        for (path, body), shown in zip(calls, before):
+            answer = post(client, path, **body)
+            assert ids(answer) == [item_id for item_id in shown if item_id != "red-03"]
+            assert [item["rank"] for item in answer["items"]] == list(range(1, len(shown)))
+            service.slate_log.flush()
+            with shop.connect() as connection:
+                logged = connection.scalars(
+                    select(Recommendation.items).where(Recommendation.recommendation_id == answer["recommendation_id"])
+                ).one()
+            assert [item["item_id"] for item in logged] == ids(answer)
+
+
 def test_the_database_says_what_is_in_stock_when_a_release_is_loaded(shop: Engine) -> None:
     sold_out = [{**item, "in_stock": False} for item in items() if item["item_id"].startswith("red")]
     put_items(shop, sold_out)

@@ -49,7 +49,7 @@ def change_item(item_id: ItemId, body: ItemPatch, service: ServiceDep) -> ItemOu
 
 @router.delete("/items/{item_id:path}", dependencies=[needs_write], status_code=204, summary="Delete an item")
 def remove_item(item_id: ItemId, service: ServiceDep) -> None:
-    """Gone from the next answer on. Events that speak of it stay; a later `PUT` brings it back."""
+    """Gone from the next answer on, of every worker. Events that speak of it stay; a later `PUT` brings it back."""
     if not delete_item(service.engine, item_id):
         raise unknown_item(item_id)
     service.live.note(item_id, NOT_LISTED)
