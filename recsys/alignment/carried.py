@@ -35,4 +35,4 @@ def load_carried(folder: Path) -> dict[str, NDArray[Any]]:
 def carried_to(vectors: NDArray[Any], rows: NDArray[np.int64]) -> Modality:
     """What is carried of the items at ``rows`` int64 [m] of the release; −1, a new item, has nothing."""
     found = np.where((rows >= 0)[:, None], vectors[rows], 0).astype(np.float32)
-    return Modality(found, found.any(axis=1))
+    return Modality(found, np.asarray(found.any(axis=1)))
