@@ -83,10 +83,10 @@ def section(name: str, result: Result, picture: str) -> str:
     ]
     for direction in ("text→image", "image→text"):
         of_direction = [row for row in result["rows"] if row["direction"] == direction]
-        best = {measure: max(row[measure] for row in of_direction) for measure in MEASURES}
+        best = {m: max((row[m] for row in of_direction if row[m] is not None), default=None) for m in MEASURES}
         lines += [f"**{direction}**", "", "| method | " + " | ".join(MEASURES) + " |", "|---|" + "---|" * len(MEASURES)]
         for row in of_direction:
-            cells = [f"**{row[m]:.3f}**" if row[m] == best[m] else f"{row[m]:.3f}" for m in MEASURES]
+            cells = [_cell(row[m], best[m]) for m in MEASURES]
             lines.append(f"| {row['method']} | " + " | ".join(cells) + " |")
         lines.append("")
     lines += ["**What is left when a modality is missing**: share of a whole product's ten nearest that stay", ""]
@@ -108,6 +108,13 @@ def section(name: str, result: Result, picture: str) -> str:
         )
         lines.append(_wrapped(said, hanging="  "))
     return "\n".join(lines) + "\n"
+
+
+def _cell(value: float | None, best: float | None) -> str:
+    """A measure, bold where it is the best; a dash where it is not known."""
+    if value is None:
+        return "–"
+    return f"**{value:.3f}**" if value == best else f"{value:.3f}"
 
 
 def _wrapped(prose: str, hanging: str = "") -> str:

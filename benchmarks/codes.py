@@ -170,17 +170,14 @@ def measure(items: Array, methods: Sequence[Method], queries: Array, about: dict
 
 def aligned_products(products: Path, images: Path, cache: Path) -> tuple[Array, dict[str, Array]]:
     """The products that the aligner learned from, in its space; and as queries the others, whole and as words alone."""
-    import polars as pl
-
+    from benchmarks.products import read_products
     from recsys.alignment.modality import Modality
     from recsys.alignment.train import AlignmentConfig, train_alignment
     from recsys.encoders import ImageEncoderConfig, TextEncoderConfig, encode_images, encode_texts
 
-    frame = pl.read_parquet(products)
-    columns = [pl.col(name).fill_null("") for name in ("title", "description")]
-    words = frame.select(pl.concat_str(columns, separator=". ").str.strip_chars(". ")).to_series().to_list()
-    pictures = encode_images([images / f"{each}.jpg" for each in frame["product_id"]], ImageEncoderConfig(), cache)
-    texts = encode_texts(words, TextEncoderConfig(), cache)
+    shop = read_products(products, images)
+    pictures = encode_images(shop.pictures, ImageEncoderConfig(), cache)
+    texts = encode_texts(shop.words, TextEncoderConfig(), cache)
     order = np.random.default_rng(0).permutation(np.flatnonzero(pictures.present & texts.present))
     asked, known = np.split(order, [len(order) // 10])
     there = np.ones(len(known), bool)

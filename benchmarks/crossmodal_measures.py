@@ -1,13 +1,14 @@
 """What is measured of an item space: search across modalities, and what is left where a modality is missing."""
 
 import time
-from typing import Any
+from collections.abc import Iterator
 
 import numpy as np
 from numpy.typing import NDArray
 
 Array = NDArray[np.float32]
 NEIGHBOURS_AT = 10
+BLOCK = 256  # rows sorted at a time, so that places, eight bytes each, are never held of all pairs
 
 
 def ranks_of(similarity: Array) -> NDArray[np.int64]:
@@ -19,20 +20,42 @@ def ranks_of(similarity: Array) -> NDArray[np.int64]:
     return np.asarray((similarity >= np.diag(similarity)[:, None]).sum(axis=1))
 
 
-def measure(similarity: Array, category: NDArray[Any]) -> dict[str, float]:
+def measure(similarity: Array, category: NDArray[np.str_]) -> dict[str, float | None]:
     """Recall of the one right answer, its mean reciprocal rank, and mAP by category.
 
     Args:
         similarity: of each query to each answer, [n, n]; answer i belongs to query i.
-        category: of each product; for mAP every product of the query's category is right.
+        category: of each product, "" where it is not known. For mAP every product of the query's category is right;
+            it is of the products with a category, among themselves, and None where they are not of two at least.
     """
     rank = ranks_of(similarity)
-    order = np.argsort(-similarity, axis=1, kind="stable")
-    right = category[order] == category[:, None]
-    precision = np.cumsum(right, axis=1) / np.arange(1, len(category) + 1)
-    average_precision = (precision * right).sum(axis=1) / right.sum(axis=1)
     recalls = {f"recall@{k}": float((rank <= k).mean()) for k in (1, 5, 10)}
-    return {**recalls, "mrr": float((1 / rank).mean()), "map": float(average_precision.mean())}
+    return {**recalls, "mrr": float((1 / rank).mean()), "map": _mean_average_precision(similarity, category)}
+
+
+def _mean_average_precision(similarity: Array, category: NDArray[np.str_]) -> float | None:
+    known = np.flatnonzero(category != "")
+    kinds, kind = np.unique(category[known], return_inverse=True)
+    if len(kinds) < 2:
+        return None
+    places = np.arange(1, len(known) + 1)
+    average_precision = np.zeros(len(known))
+    for rows in blocks(len(known)):
+        order = np.argsort(-similarity[np.ix_(known[rows], known)], axis=1, kind="stable")
+        right = kind[order] == kind[rows, None]
+        precision = np.cumsum(right, axis=1) / places
+        average_precision[rows] = (precision * right).sum(axis=1) / right.sum(axis=1)
+    return float(average_precision.mean())
+
+
+def most_alike(likeness: Array, k: int) -> NDArray[np.int64]:
+    """The k most alike of each row, best first, equal ones in their order; [n, k]."""
+    return np.argsort(-likeness, axis=1, kind="stable")[:, :k].copy()  # a view would keep the places of all
+
+
+def blocks(n: int) -> Iterator[slice]:
+    """Rows 0 to n, BLOCK at a time."""
+    return (slice(start, min(start + BLOCK, n)) for start in range(0, n, BLOCK))
 
 
 def queries_per_second(queries: Array, answers: Array) -> int:
@@ -57,5 +80,5 @@ def neighbours_kept(whole: Array, part: Array) -> float:
     for queries in (whole, part):
         likeness = queries @ whole.T
         np.fill_diagonal(likeness, -np.inf)
-        near.append(np.argsort(-likeness, axis=1, kind="stable")[:, :k])
+        near.append(np.concatenate([most_alike(likeness[rows], k) for rows in blocks(len(whole))]))
     return float(np.mean([len(np.intersect1d(a, b)) / k for a, b in zip(*near)]))

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from benchmarks.crossmodal_measures import blocks, most_alike
 from recsys.alignment.concepts import Concepts
 from recsys.alignment.fusion import FUSIONS
 from recsys.alignment.graph import with_neighbours
@@ -152,11 +153,14 @@ def answer(method: Method, material: Material, seed: int, threads: int) -> Answe
 
 def nearest(queries: Array, items: Array, itself: bool = False) -> NDArray[np.int32]:
     """Each query with its NEIGHBOURS most like items, int32 [q · NEIGHBOURS, 2]; ``itself``: query i is item i."""
-    likeness = queries @ items.T
-    if itself:
-        np.fill_diagonal(likeness, -np.inf)
-    best = np.argsort(-likeness, axis=1, kind="stable")[:, :NEIGHBOURS]
-    return np.column_stack([np.repeat(np.arange(len(queries)), best.shape[1]), best.ravel()]).astype(np.int32)
+    best = []
+    for rows in blocks(len(queries)):
+        likeness = queries[rows] @ items.T
+        if itself:
+            np.fill_diagonal(likeness[:, rows.start :], -np.inf)
+        best.append(most_alike(likeness, NEIGHBOURS))
+    found = np.concatenate(best)
+    return np.column_stack([np.repeat(np.arange(len(queries)), found.shape[1]), found.ravel()]).astype(np.int32)
 
 
 def _with_graph(given: Mapping[str, Array], fit: Mapping[str, Array]) -> dict[str, Modality]:

@@ -158,7 +158,7 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
         Shop(catalogue, read_interactions(events, catalogue.item_ids), events)
         for events in (_events(sets, split, hide_inner=True), _events(sets, split, hide_inner=False))
     )
-    _, vectors = align_shop(encoded, learning.interactions, ASKED_AT, config)
+    vectors = align_shop(encoded, learning.interactions, ASKED_AT, config).vectors
     taught = Workshop(learning, vectors, config.recipe)
     taught.tune([(ASKED_AT, WINDOW_END)], config.pinned)
     ranker = taught.ranked_release([(ASKED_AT, WINDOW_END)], WINDOW_END).ranker

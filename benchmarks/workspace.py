@@ -96,7 +96,7 @@ def fit_night(shop: "Shop", encoded: "EncodedShop", split: Split, config: "Night
     from pipelines.workshop import Workshop
 
     config, encoded = leave_out(without, config, encoded)
-    _, vectors = align_shop(encoded, shop.interactions, split.cuts[0], config)
+    vectors = align_shop(encoded, shop.interactions, split.cuts[0], config).vectors
     workshop = Workshop(shop, vectors, config.recipe)
     workshop.tune(split.windows, config.pinned)
     return workshop.ranked_release(split.windows, split.end)

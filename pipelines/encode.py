@@ -14,12 +14,13 @@ from pipelines.modalities import read_modalities
 from pipelines.night_config import NightConfig
 from pipelines.recipe import ItemVectors
 from recsys.alignment.behaviour import behaviour_modality
+from recsys.alignment.carried import save_carried
 from recsys.alignment.concepts import Concepts, imagenet_names
 from recsys.alignment.graph import with_neighbours
 from recsys.alignment.modality import Modality
 from recsys.alignment.model import Aligner
 from recsys.alignment.reviews import pool_reviews
-from recsys.alignment.spaces import LikenessSpace, fit_space
+from recsys.alignment.spaces import LikenessSpace, fit_space, save_spaces
 from recsys.alignment.train import train_alignment
 from recsys.encoders import Encoded, encode_images, encode_texts, load_image_encoder
 from recsys.encoders.text import item_text
@@ -51,6 +52,30 @@ class EncodedShop:
         if name not in self.spaces:
             return np.zeros((n_items, SPACE_DIM), np.float16)
         return self.spaces[name].place(self.modalities[name])
+
+
+@dataclass(frozen=True)
+class AlignedShop:
+    """Every item in one space, and what put it there.
+
+    Attributes:
+        aligner: as trained.
+        modalities: what it was trained on and embedded, by row: those encoded, and with a graph their neighbours', or
+            behaviour alone where items have hardly any.
+        spaces: of "image" and "text", where any item has them.
+        vectors: of every item.
+    """
+
+    aligner: Aligner
+    modalities: Mapping[str, Modality]
+    spaces: Mapping[str, LikenessSpace]
+    vectors: ItemVectors
+
+    def save(self, folder: Path) -> None:
+        """Write what embeds a query, a new item or a changed one into ``folder``."""
+        self.aligner.save(folder)
+        save_spaces(self.spaces, folder)
+        save_carried(self.modalities, folder)
 
 
 def encode_shop(
@@ -99,7 +124,7 @@ def encode_shop(
 
 def align_shop(
     encoded: EncodedShop, events: Interactions, cutoff: datetime, config: NightConfig, progress: bool = True
-) -> tuple[Aligner, ItemVectors]:
+) -> AlignedShop:
     """Train the aligner on behaviour before ``cutoff`` and embed every item.
 
     The ranker's examples all lie after ``cutoff``: so likeness means the same to it in training and in serving.
@@ -125,12 +150,13 @@ def align_shop(
     )
     fused = aligner.embed(modalities, threads=config.threads)
     n_items = len(fused)
-    return aligner, ItemVectors(
+    vectors = ItemVectors(
         fused=fused,
         image=encoded.likeness("image", n_items),
         text=encoded.likeness("text", n_items),
         cutoff=cutoff,
     )
+    return AlignedShop(aligner, modalities, encoded.spaces, vectors)
 
 
 def _concepts(config: NightConfig) -> dict[str, Concepts]:

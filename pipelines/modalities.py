@@ -6,10 +6,8 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from recsys.alignment.modality import Modality
+from recsys.alignment.modality import ENCODED, Modality
 from recsys.errors import ConfigError
-
-OWN = ("image", "text", "reviews")  # those the night makes itself
 
 
 def read_modalities(files: Mapping[str, str], item_ids: Sequence[str]) -> dict[str, Modality]:
@@ -31,8 +29,8 @@ def read_modalities(files: Mapping[str, str], item_ids: Sequence[str]) -> dict[s
 
 def _read(name: str, path: Path, item_ids: Sequence[str]) -> Modality:
     where = f"[modalities] {name} = {str(path)!r}"
-    if name in OWN or not name.replace("_", "").isalnum():
-        raise ConfigError(f"{where}: expected a name of letters and digits that is none of {', '.join(OWN)}")
+    if name in ENCODED or not name.replace("_", "").isalnum():
+        raise ConfigError(f"{where}: expected a name of letters and digits that is none of {', '.join(ENCODED)}")
     try:
         given = pl.read_parquet(path, columns=["item_id", "vector"])
         given = given.select(pl.col("item_id").cast(pl.String), pl.col("vector").cast(pl.List(pl.Float32)))

@@ -25,7 +25,7 @@ import polars as pl
 from sqlalchemy import Engine, func, select
 
 from pipelines.catalogue import build_catalogue
-from pipelines.encode import EncodedShop, align_shop, encode_shop
+from pipelines.encode import AlignedShop, EncodedShop, align_shop, encode_shop
 from pipelines.judge import RELEASE, Judgement, judge
 from pipelines.night_config import NightConfig, load_config
 from pipelines.night_report import write_night_report
@@ -34,8 +34,6 @@ from pipelines.search import build_search
 from pipelines.stages import Stages
 from pipelines.tuning import start_from
 from pipelines.workshop import Workshop
-from recsys.alignment.model import Aligner
-from recsys.alignment.spaces import save_spaces
 from recsys.artifacts import Release, read_manifest, save_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log, scan_events
@@ -105,9 +103,9 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("encode pictures and words"):
         encoded = encode_shop(items, reviews, end, config, stages.progress)
     with stages.stage("align"):
-        aligner, vectors = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
+        aligned = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
     recipe = start_from_last_night(engine, config, end)
-    workshop = Workshop(shop, vectors, recipe, stages.bar, shown=stages.progress)
+    workshop = Workshop(shop, aligned.vectors, recipe, stages.bar, shown=stages.progress)
     with stages.stage("tune on the newest label window") as notes:
         workshop.tune(judged.windows, config.pinned)
         notes.append(f"{len(workshop.trials)} numbers changed")
@@ -119,14 +117,20 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
         release = workshop.ranked_release(published.windows, end)
     with stages.stage("index the words"):
         words = build_search(
-            items, reviews, aligner, encoded.modalities, vectors.fused, Path(config.paths.images), config.threads
+            items,
+            reviews,
+            aligned.aligner,
+            aligned.modalities,
+            aligned.vectors.fused,
+            Path(config.paths.images),
+            config.threads,
         )
         release = replace(release, search=words, manifest=replace(release.manifest, catalogue_seen=seen))
     with stages.stage("save"):
-        saved = _save(release, aligner, encoded, judgement, config, workshop)
+        saved = _save(release, aligned, judgement, config, workshop)
         folder = Path(config.paths.releases) / saved.manifest.version
     data = _data_facts(shop, encoded) | ({"events dated in the future, left out": n_ahead} if n_ahead else {})
-    write_night_report(saved, folder / "report.html", judgement, aligner, items, config, stages.done, data)
+    write_night_report(saved, folder / "report.html", judgement, aligned.aligner, items, config, stages.done, data)
     _record(engine, saved, folder)
     return saved
 
@@ -221,17 +225,8 @@ def _catalogue_seen(engine: Engine) -> datetime | None:
 
 
 def _save(
-    release: Release,
-    aligner: Aligner,
-    encoded: EncodedShop,
-    judgement: Judgement,
-    config: NightConfig,
-    workshop: Workshop,
+    release: Release, aligned: AlignedShop, judgement: Judgement, config: NightConfig, workshop: Workshop
 ) -> Release:
-    def save_aligner(folder: Path) -> None:
-        aligner.save(folder)
-        save_spaces(encoded.spaces, folder)
-
     window = judgement.questions
     manifest = replace(
         release.manifest,
@@ -241,7 +236,7 @@ def _save(
         code_commit=_commit(),
         libraries={name: installed_version(name) for name in LIBRARIES},
     )
-    return save_release(replace(release, manifest=manifest), Path(config.paths.releases), save_aligner)
+    return save_release(replace(release, manifest=manifest), Path(config.paths.releases), aligned.save)
 
 
 def _record(engine: Engine, saved: Release, folder: Path) -> None:

@@ -6,7 +6,8 @@
         embeddings/<space>.npy  fused and taste float32, the others float16, [n, d]
         features/items.npy      ITEM_FEATURES of every item; attributes.npy beside it
         tables/<name>.*.npy     item→item neighbours and weights
-        index.faiss  taste.faiss  tower.safetensors  ranker.txt  aligner/
+        index.faiss  taste.faiss  tower.safetensors  ranker.txt
+        aligner/                what embeds a query, and items that came or changed later
         search/                 words and more for search, see recsys/search_index.py
 
 Formats without code in them: nothing is unpickled. Arrays are memory-mapped, so workers share them.

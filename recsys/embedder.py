@@ -48,11 +48,13 @@ class Content:
         text: of item_text(), None where there is nothing to say.
         picture: file of the first picture, None where there is none.
         reviews: those that count, in any order.
+        row: in the release, None where the item is new to it; what only the night knows of an item is found there.
     """
 
     text: str | None = None
     picture: Path | None = None
     reviews: Sequence[Review] = ()
+    row: int | None = None
 
 
 @dataclass(frozen=True)
@@ -76,11 +78,12 @@ class Embedded:
 
 @dataclass(frozen=True)
 class _Opened:
-    """What a release's folder holds: the aligner as it was trained, the same halved, and the spaces of likeness."""
+    """What a release's folder holds: the aligner as trained, the same halved, spaces of likeness, what is carried."""
 
     items: "Aligner"
     questions: "Aligner"
     spaces: "Mapping[str, LikenessSpace]"
+    carried: Mapping[str, npt.NDArray[Any]]
 
 
 class Embedder:
@@ -171,10 +174,14 @@ class Embedder:
         Raises:
             RecsysError: the encoders or the aligner are missing.
         """
+        from recsys.alignment.carried import carried_to
         from recsys.alignment.spaces import embedding_parts
 
-        aligner, spaces = self._aligners.items, self._aligners.spaces
+        opened = self._aligners
+        aligner, spaces = opened.items, opened.spaces
         modalities, failures = self._encode(contents, aligner.shape.modalities)
+        rows = np.array([-1 if content.row is None else content.row for content in contents], np.int64)
+        modalities |= {name: carried_to(vectors, rows) for name, vectors in opened.carried.items()}
         if not modalities:
             return Embedded(np.zeros((len(contents), aligner.dim), np.float32))
         fused = aligner.embed(modalities)
@@ -244,11 +251,12 @@ class Embedder:
             if self._opened is None:
                 if not self._folder.is_dir():
                     raise EncoderError(f"{self._folder}: expected an aligner, this release has none")
+                from recsys.alignment.carried import load_carried
                 from recsys.alignment.model import load_aligner
                 from recsys.alignment.spaces import load_spaces
 
                 aligner = load_aligner(self._folder)
-                self._opened = _Opened(aligner, aligner.halved(), load_spaces(self._folder))
+                self._opened = _Opened(aligner, aligner.halved(), load_spaces(self._folder), load_carried(self._folder))
             return self._opened
 
     def _text_encoder(self) -> "TextEncoder":

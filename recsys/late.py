@@ -96,7 +96,10 @@ def _embed(release: Release, items: Sequence[CatalogueItem], images_root: Path) 
         return None
     try:
         made = release.embedder.embed_items(
-            [Content(item.text, item.picture(images_root), item.reviews) for item in items]
+            [
+                Content(item.text, item.picture(images_root), item.reviews, release.row_of(item.item_id))
+                for item in items
+            ]
         )
     except Exception:  # whatever broke, the items can still be found by their words
         logger.exception("%d new items could not be embedded", len(items))

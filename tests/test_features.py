@@ -116,6 +116,18 @@ def test_attributes_shared_with_the_newest_item():
     assert same(came["same_category_as_last"], [1, 1, 0, NAN, 0])
 
 
+def test_things_bought_together_last_have_no_order():
+    together = [(1, "purchase", 1.0), (2, "purchase", 1.0)]
+    matrices = []
+    for receipt in (together, together[::-1]):
+        came = features_of(candidates_of([0, 1, 2, 4]), histories_of([(0, "purchase", 2.0), *receipt]))
+        assert same(came["shared_attributes_last"], [2 / 4, 1, 1, 1 / 4])  # the likest of both: 1, 1, 2, 1
+        assert same(came["same_family_as_last"], [1, 1, 1, 1])
+        assert same(came["fused_last"], [0.6, 1, 1, 0.96])
+        matrices.append(np.column_stack(list(came.values())))
+    assert same(*matrices)
+
+
 def test_likeness_leaves_out_what_has_no_vector():
     came = features_of(candidates_of([0, 1, 2, 3]), histories_of([(0, "purchase", 2.0), (1, "purchase", 1.0)]))
     assert same(came["fused_last"], [0, 1, 0.8, NAN])

@@ -38,6 +38,14 @@ def test_a_receipt_has_no_order():
     assert transition_counts(basket, 2, max_distance=3, distance_power=0.5).toarray().tolist() == [[0, 1], [1, 0]]
 
 
+@pytest.mark.parametrize("receipt", [[0, 1, 2], [0, 2, 1], [2, 1, 0]])
+def test_all_of_a_receipt_is_one_step_before_what_comes_next(receipt):
+    walk = purchases([0, 0, 0, 0], [*receipt, 3], [1, 1, 1, 2])
+    for power in (0.0, 0.5):
+        counts = transition_counts(walk, 4, max_distance=1, distance_power=power).toarray()
+        assert counts.tolist() == [[0, 1, 1, 1], [1, 0, 1, 1], [1, 1, 0, 1], [0, 0, 0, 0]]
+
+
 def test_view_cart_and_purchase_of_one_item_are_one_step():
     walk = purchases([0, 0, 0, 0, 1], [0, 0, 0, 1, 1], [1, 2, 3, 4, 5])
     counts = transition_counts(walk, 2, max_distance=2, distance_power=0.5).toarray()

@@ -28,8 +28,10 @@ from recsys.data.store import insert_events, put_items
 from recsys.data.synthetic import TINY, ShopConfig, make_shop
 from recsys.data.tables import Run
 from recsys.errors import ConfigError, SchemaError
+from recsys.late import make_late_items
 from recsys.recommend import recommend
 from recsys.request import Request
+from service.catalogue import load_catalogue_items
 from tests.builders import purchases
 
 SMALL = Path("pipelines/small.toml")
@@ -270,6 +272,39 @@ def test_the_smallest_shop_gets_a_release_that_answers(tmp_path: Path) -> None:
     about_hat, about_nothing, home = recommend(release, questions)
     assert [item.item_id for item in about_hat.items] == ["cap"]
     assert {item.item_id for item in about_nothing.items} == {item.item_id for item in home.items} == {"hat", "cap"}
+    assert not [name for name in release.manifest.files if "carried" in name]  # all that it knows can be encoded again
+
+
+@pytest.mark.slow
+def test_where_only_ids_are_known_an_item_that_gets_words_keeps_its_place(tmp_path: Path) -> None:
+    """Two groups of shoppers, each with three items of its own; item "new" nobody took."""
+    config = replace(load_config(SMALL), paths=paths_below(tmp_path))
+    engine = open_database(config.paths.database)
+    upgrade_database(engine)
+    put_items(engine, [{"item_id": item_id} for item_id in ("a0", "a1", "a2", "b0", "b1", "b2", "new")])
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    events = [
+        {
+            "event_id": f"{shopper}-{day}",
+            "user_id": f"u{shopper}",
+            "item_id": f"{'ab'[shopper % 2]}{(shopper + day) % 3}",
+            "event_type": "purchase",
+            "timestamp": first + day * DAY + timedelta(minutes=shopper),
+        }
+        for shopper in range(12)
+        for day in range(0, 18, 4)
+    ]
+    insert_events(engine, events)
+    release = load_release(Path(config.paths.releases) / retrain(config, progress=False).manifest.version)
+    assert release.search is not None
+    put_items(engine, [{"item_id": item_id, "title": "A red hat"} for item_id in ("a1", "new")])
+    changed = [item for _, item in load_catalogue_items(engine, ["a1", "new"], first + 20 * DAY)]
+    late = {item.item_id: item for item in make_late_items(release, changed, tmp_path, first + 20 * DAY)}
+    row, vector = release.rows["a1"], release.tables.spaces["fused"][release.rows["a1"]]
+    assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-3)
+    assert late["a1"].spaces["fused"] @ vector > 0.999
+    np.testing.assert_allclose(late["a1"].parts["behaviour"], release.search.parts["behaviour"][row], atol=1e-2)
+    assert not late["new"].spaces["fused"].any()
 
 
 def test_items_of_which_only_ids_are_known_have_the_space_of_their_shoppers() -> None:

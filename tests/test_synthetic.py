@@ -36,6 +36,11 @@ def hashes(folder: Path) -> dict[str, str]:
     return {str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() for path in files}
 
 
+def items_with(shop: Shop, trait: str) -> list[str]:
+    taste = shop.taste
+    return [taste.item_ids[row] for row in np.flatnonzero(taste.item_traits[:, taste.traits.index(trait)])]
+
+
 # ── the whole ───────────────────────────────────────────────────────────────────────────────────────────────────────
 
 
@@ -172,7 +177,7 @@ def test_some_traits_are_known_from_reviews_alone(shop: Shop, trait: str) -> Non
     )
     told = shop.items.select(words.str.contains(said).any())
     assert not told.item(), "the catalogue gives away what only reviews should tell"
-    having = pl.col("item_id").is_in(shop.taste.items_with(f"review={trait}"))
+    having = pl.col("item_id").is_in(items_with(shop, f"review={trait}"))
     kinds = [KINDS[kind].category for kind in REVIEW_TRAITS[trait].kinds]
     reviews = shop.reviews.filter(pl.col("text").is_not_null()).join(
         shop.items.select("item_id", "category"), "item_id"
@@ -196,7 +201,7 @@ def test_reviews_are_as_uneven_as_real_ones(shop: Shop) -> None:
     assert (reviews["helpful_votes"] == 0).any()
     assert reviews["helpful_votes"].max() > 5  # type: ignore[operator]
     assert reviews["item_id"].n_unique() < len(shop.items)
-    stars = reviews.with_columns(bad=pl.col("item_id").is_in(shop.taste.items_with("review=squeaks")))
+    stars = reviews.with_columns(bad=pl.col("item_id").is_in(items_with(shop, "review=squeaks")))
     mean = dict(stars.group_by("bad").agg(pl.col("rating").mean()).iter_rows())
     assert mean[True] < mean[False] - 0.5
 
@@ -329,8 +334,6 @@ def test_taste_follows_traits(shop: Shop) -> None:
     assert set(np.unique(shop.taste.item_traits)) == {0.0, 1.0}
     kind = [trait.startswith("kind=") for trait in shop.taste.traits]
     assert (shop.taste.item_traits[:, kind].sum(axis=1) == 1).all()
-    rows = np.flatnonzero(shop.taste.item_traits[:, squeaking])
-    assert shop.taste.items_with("review=squeaks") == [shop.taste.item_ids[row] for row in rows]
 
 
 # ── vectors ─────────────────────────────────────────────────────────────────────────────────────────────────────────

@@ -7,6 +7,8 @@ from numpy.typing import NDArray
 
 from recsys.errors import SchemaError
 
+ENCODED = ("image", "text", "reviews")  # made by the encoders; every other comes as vectors or from behaviour
+
 
 @dataclass(frozen=True, eq=False)
 class Modality:

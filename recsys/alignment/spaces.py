@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.numpy import load_file, save_file
 
+from recsys.alignment.graph import OF_NEIGHBOURS
 from recsys.alignment.modality import Modality
 from recsys.errors import ReleaseError
 
@@ -99,22 +100,25 @@ def embedding_parts(
     says how much of its inner product with the whole is owed to each: exactly, for any fusion, also where a modality
     speaks against the match (below zero).
 
-    Costs one embedding of the catalogue for each subset of the modalities.
+    What an item's neighbours have of a modality counts as that modality. Costs one embedding of the catalogue for each
+    subset of the modalities.
 
     Args:
         aligner: whose ``embed`` made the embeddings.
         modalities: as given to it.
         threads: of torch.
     Returns:
-        name → float16 [n, dim]; zero where an item lacks the modality.
+        name → float16 [n, dim]; zero where neither the item nor its neighbours have the modality.
     Source: Shapley 1953; for models, Lundberg and Lee 2017, arXiv:1705.07874.
     """
-    names = list(modalities)
+    kind = {name: name.removeprefix(OF_NEIGHBOURS) for name in modalities}
+    names = list(dict.fromkeys(kind.values()))
     n = len(next(iter(modalities.values())))
     parts: dict[str, NDArray[np.float32]] = {}
     for size in range(1, len(names) + 1):
         for chosen in combinations(names, size):
-            made = aligner.embed({name: modalities[name] for name in chosen}, threads=threads)
+            these = {name: modality for name, modality in modalities.items() if kind[name] in chosen}
+            made = aligner.embed(these, threads=threads)
             for name in names:
                 # In Σ w(S)·(e(S ∪ m) − e(S)), this one is the first term for those inside, the second for others.
                 inside = name in chosen

@@ -67,10 +67,6 @@ class Taste:
     complements: npt.NDArray[np.int32]  # [n_items, 4], rows of what is bought after it; -1 pads
     complement_share: float  # how often the next purchase is one of those
 
-    def items_with(self, trait: str) -> list[str]:
-        """Return the item_ids with a trait, for instance ``"review=squeaks"``."""
-        return [self.item_ids[row] for row in np.flatnonzero(self.item_traits[:, self.traits.index(trait)])]
-
 
 @dataclass(frozen=True)
 class Shop:

@@ -27,6 +27,7 @@ from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, rank_within, 
 Bool = npt.NDArray[np.bool_]
 
 POPULARITY_WINDOWS_DAYS = (1, 3, 7, 30)
+MOST_LAST = 10  # things bought together last, whose attributes are compared
 SPACES = ("fused", "image", "text", "attributes")  # embedding spaces in which a candidate is compared with the history
 
 _SOURCE_FEATURES = (
@@ -63,7 +64,7 @@ _PAIR_FEATURES = (
     "same_family_as_last",
     "same_category_as_last",
     "price_to_history",  # ratio to the mean price in the history
-    "shared_attributes_last",  # Jaccard of attributes with the newest item
+    "shared_attributes_last",  # Jaccard of attributes with the newest item, the likest of those bought together
 )
 _SPACE_FEATURES = tuple(f"{space}_{what}" for space in SPACES for what in ("last", "mean", "nearest"))
 
@@ -136,8 +137,8 @@ def compute_features(
             continue
         bought = histories.event_types[past] == PURCHASE
         _shopper_features(block[:, _SHOPPER], past_rows, bought, histories.age_days[past])
-        _pair_features(block[:, _PAIR], rows, past_rows, bought, histories.age_days[past], tables)
-        _space_features(block[:, _SPACE], rows, past_rows, np.float32(0.8) ** steps[past], tables)
+        _pair_features(block[:, _PAIR], rows, past_rows, bought, histories.age_days[past], steps[past] == 0, tables)
+        _space_features(block[:, _SPACE], rows, past_rows, steps[past], tables)
     return out
 
 
@@ -193,9 +194,12 @@ def _shopper_features(out: Float32, past: Int32, bought: Bool, age_days: Float32
 
 
 def _pair_features(
-    out: Float32, rows: Int32, past: Int32, bought: Bool, age_days: Float32, tables: FeatureTables
+    out: Float32, rows: Int32, past: Int32, bought: Bool, age_days: Float32, newest: Bool, tables: FeatureTables
 ) -> None:
-    """Every event of the history against every candidate, [h, c], reduced over the events; column 0 stands already."""
+    """Every event of the history against every candidate, [h, c], reduced over the events; column 0 stands already.
+
+    What is ``newest`` [h] is one step: of things bought together, the one most like a candidate counts as the last.
+    """
     same = past[:, None] == rows
     each = np.ones(len(past), np.float32)
     out[:, 1] = each @ same
@@ -208,13 +212,15 @@ def _pair_features(
         alike: Bool = np.equal(codes[past][:, None], mine)
         out[:, column] = np.where(unknown, np.nan, each @ alike / np.float32(len(past)))
         if last_column is not None:
-            out[:, last_column] = np.where(unknown, np.nan, alike[-1])
+            out[:, last_column] = np.where(unknown, np.nan, alike[newest].any(axis=0))
     price = tables.items[:, ITEM_FEATURES.index("price_cents")]
     paid = price[past]
     paid = paid[~np.isnan(paid)]
     if paid.any():
         out[:, 9] = price[rows] / paid.mean()
-    out[:, 10] = _jaccard(tables.attributes[rows], tables.attributes[past[-1]])
+    mine = tables.attributes[rows]
+    last = tables.attributes[np.unique(past[newest])[:MOST_LAST]]
+    out[:, 10] = np.fmax.reduce([_jaccard(mine, each) for each in last])
 
 
 def _jaccard(left: Int32, right: Int32) -> Float32:
@@ -228,12 +234,14 @@ def _jaccard(left: Int32, right: Int32) -> Float32:
     return out
 
 
-def _space_features(out: Float32, rows: Int32, past: Int32, weights: Float32, tables: FeatureTables) -> None:
-    """Cosine to the newest item, to the (recency-weighted) history, and to its nearest item.
+def _space_features(out: Float32, rows: Int32, past: Int32, steps: Float32, tables: FeatureTables) -> None:
+    """Cosine to the newest item (of those bought together, the nearest), to the recency-weighted history, and to its
+    nearest item.
 
     What has no vector in a space is unknown there, and not unlike: the newest item's absence leaves the first unknown,
     an older one's counts for nothing in the other two.
     """
+    weights = np.float32(0.8) ** steps
     for place, space in enumerate(SPACES):
         vectors = tables.spaces[space]
         mine = np.asarray(vectors[rows], np.float32)
@@ -243,8 +251,9 @@ def _space_features(out: Float32, rows: Int32, past: Int32, weights: Float32, ta
             continue
         cosine = theirs[known] @ mine.T
         target = out[:, 3 * place : 3 * place + 3]
-        if known[-1]:
-            target[:, 0] = cosine[-1]
+        newest = steps[known] == 0
+        if newest.any():
+            target[:, 0] = cosine[newest].max(axis=0)
         target[:, 1] = weights[known] @ cosine / weights[known].sum()
         target[:, 2] = cosine.max(axis=0)
         target[~mine.any(axis=1)] = np.nan

@@ -15,6 +15,8 @@ from recsys.histories import Float32, Int32, Interactions
 # (queries float32 [q, d], k) → rows int32 [q, k], -1 where fewer were found, and scores float32 [q, k], best first.
 NearestItems = Callable[[Float32, int], tuple[Int32, Float32]]
 
+MOST_APART = 50  # places in a shopper's log that two events may lie apart and still be a transition
+
 
 @dataclass(frozen=True, slots=True)
 class ItemTable:
@@ -70,7 +72,8 @@ def transition_counts(
 ) -> sparse.csr_matrix:
     """Directed, distance-decayed co-occurrence: C = Σ_d d^-power · N(d), N(d)[i, j] = how often j came d steps after i.
 
-    Steps at the very same time have no order, so such a pair counts in both directions.
+    Steps are distinct times: what happens at one time has no order, and such a pair counts in both directions, one step
+    apart. Of a receipt of hundreds, each thing counts with those that stand within MOST_APART places of it.
 
     Args:
         events: sorted by shopper and time.
@@ -82,17 +85,21 @@ def transition_counts(
     Source: PCTM, "Sequential capacity probes", RecSys 2026.
     """
     walk = _collapse_repeats(events)
+    moved = (walk.shoppers[1:] != walk.shoppers[:-1]) | (walk.time_days[1:] != walk.time_days[:-1])
+    step = np.concatenate([[0], moved.cumsum()])
     total = sparse.csr_matrix((n_items, n_items), dtype=np.float64)
-    for distance in range(1, max_distance + 1):
-        if len(walk) <= distance:
+    for places in range(1, min(max(max_distance, MOST_APART), len(walk) - 1) + 1):
+        first, second = walk.rows[:-places], walk.rows[places:]
+        steps = step[places:] - step[:-places]
+        near = (walk.shoppers[:-places] == walk.shoppers[places:]) & (steps <= max_distance)
+        if not near.any():
             break
-        first, second = walk.rows[:-distance], walk.rows[distance:]
-        pair = (walk.shoppers[:-distance] == walk.shoppers[distance:]) & (first != second)
-        unordered = pair & (walk.time_days[:-distance] == walk.time_days[distance:])
-        sources = np.concatenate([first[pair], second[unordered]])
-        targets = np.concatenate([second[pair], first[unordered]])
-        counts = sparse.coo_matrix((np.ones(len(sources)), (sources, targets)), shape=(n_items, n_items)).tocsr()
-        total = total + counts * distance**-distance_power
+        pair = near & (first != second)
+        together = pair & (steps == 0)
+        sources = np.concatenate([first[pair], second[together]])
+        targets = np.concatenate([second[pair], first[together]])
+        weights = np.maximum(np.concatenate([steps[pair], steps[together]]), 1.0) ** -distance_power
+        total = total + sparse.coo_matrix((weights, (sources, targets)), shape=(n_items, n_items)).tocsr()
     return total.tocsr()
 
 
