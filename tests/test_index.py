@@ -124,6 +124,19 @@ def test_product_quantisation_takes_any_width():
     assert index.search(vectors[:5], 3)[0].shape == (5, 3)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 255, 256])
+@pytest.mark.parametrize("kind", ["auto", "flat", "ivf", "ivf-pq", "binary"])
+def test_every_kind_can_be_asked_of_a_small_shop(n, kind):
+    vectors = unit(np.random.default_rng(6), n)
+    index = build_index([], vectors, IndexConfig(kind=kind, exact_up_to=0), threads=1)
+    built = {"auto": "ivf", "ivf-pq": "ivf-pq" if n >= 256 else "flat"}  # quantisers learn 256 values, of as many items
+    assert index.kind == built.get(kind, kind)
+    rows, scores = index.search(vectors, 1)
+    if index.kind != "ivf-pq":
+        assert rows[:, 0].tolist() == list(range(n))
+        assert scores[:, 0] == pytest.approx(1, abs=1e-5)
+
+
 def test_auto_takes_as_many_bits_as_the_budget_holds():
     vectors = unit(np.random.default_rng(5), 30_000, dim=16)  # 1.8 MiB of floats
     bits = {}

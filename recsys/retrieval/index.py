@@ -23,6 +23,7 @@ from recsys.retrieval.codes import (
 
 FEW_QUERIES = 16  # below the number at which any version of Faiss turns to a matrix product
 CODE_BITS = (256, 128, 64)  # of a binary index, as many as fit
+FEWEST_QUANTISED = 256  # vectors, as many as a product quantiser's byte has values
 SHORTLIST = 1000  # of a binary index, at first; rescoring costs about 0.1 ms for it
 
 
@@ -32,7 +33,8 @@ class IndexConfig:
 
     Attributes:
         kind: "auto" is "flat" up to ``exact_up_to``, then "ivf" where the vectors fit ``memory_mib``, then "binary":
-            codes in memory, rescored from the release's vectors on disk. "ivf-pq" never reads those; it finds less.
+            codes in memory, rescored from the release's vectors on disk. "ivf-pq" never reads those; it finds less, and
+            below 256 items is "flat".
         exact_up_to: items; up to here an exact scan is fast enough (64-d: about 0.1 ms per 10,000).
         memory_mib: budget of what a search scans; beyond it "auto" takes codes, of as many bits as fit.
         min_recall: share of the true 100 nearest that the index must find on a sample; it looks further until it does.
@@ -175,6 +177,8 @@ def build_index(item_ids: Sequence[str], embeddings: Float32, config: IndexConfi
 def _kind(vectors: Float32, config: IndexConfig) -> str:
     if len(vectors) == 0:
         return "flat"
+    if config.kind == "ivf-pq" and len(vectors) < FEWEST_QUANTISED:
+        return "flat"
     if config.kind != "auto":
         return config.kind
     if len(vectors) <= config.exact_up_to:
@@ -183,7 +187,8 @@ def _kind(vectors: Float32, config: IndexConfig) -> str:
 
 
 def _n_lists(n_vectors: int) -> int:
-    return int(2 ** np.round(np.log2(2 * np.sqrt(n_vectors))))
+    """A power of two near 2√n, never more than there are vectors: k-means wants one for each list."""
+    return int(2 ** min(np.round(np.log2(2 * np.sqrt(n_vectors))), np.floor(np.log2(n_vectors))))
 
 
 def _build_lists(
