@@ -146,6 +146,15 @@ def test_auto_takes_as_many_bits_as_the_budget_holds():
     assert bits == {4: "ivf", 1: 128, 0: 64}  # 256 bits and a row number of each would be 1.1 MiB
 
 
+@pytest.mark.parametrize("bits", [64, 128, 256])
+@pytest.mark.parametrize("budget", [0, 1024])
+def test_bits_asked_for_are_taken_whatever_the_budget(bits, budget):
+    vectors = unit(np.random.default_rng(5), 300)
+    index = build_index([], vectors, IndexConfig(kind="binary", code_bits=bits, memory_mib=budget), threads=1).index
+    assert index.codes.bits == bits
+    assert faiss.downcast_IndexBinary(index.binary.index).code_size == bits // 8
+
+
 def ids_of(slate):
     return {item.item_id for item in slate.items}
 

@@ -37,6 +37,7 @@ class IndexConfig:
             below 256 items is "flat".
         exact_up_to: items; up to here an exact scan is fast enough (64-d: about 0.1 ms per 10,000).
         memory_mib: budget of what a search scans; beyond it "auto" takes codes, of as many bits as fit.
+        code_bits: of a binary index; 0 takes as many as fit ``memory_mib``. More find more; fewer are scanned faster.
         min_recall: share of the true 100 nearest that the index must find on a sample; it looks further until it does.
         seed: of the sample, of k-means and of the codes.
     """
@@ -44,6 +45,7 @@ class IndexConfig:
     kind: Literal["auto", "flat", "ivf", "ivf-pq", "binary"] = "auto"
     exact_up_to: int = 50_000
     memory_mib: int = 1024
+    code_bits: Literal[0, 64, 128, 256] = 0
     min_recall: float = 0.95
     seed: int = 0
 
@@ -232,7 +234,7 @@ def _build_codes(
 ) -> CodeIndex:
     """Learned codes: scanned whole while that is fast, then in inverted lists; rescored from ``embeddings``."""
     most = config.memory_mib * 2**20 / len(rows) - 8  # bytes a code; Faiss keeps 8 more for the row
-    bits = next((bits for bits in CODE_BITS if bits / 8 <= most), CODE_BITS[-1])
+    bits: int = config.code_bits or next((bits for bits in CODE_BITS if bits / 8 <= most), CODE_BITS[-1])
     codes = learn_codes(vectors, bits, config.seed)
     binary: faiss.IndexBinary
     if len(rows) <= config.exact_up_to:
