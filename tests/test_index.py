@@ -50,6 +50,15 @@ def test_each_kind_is_what_was_asked_for(index, embeddings, request):
     assert not np.isin(rows, np.arange(100, 150)).any()  # no embedding, not in it
 
 
+def test_among_few_only_what_has_an_embedding_is_found(index, embeddings):
+    allowed = np.zeros(len(embeddings), bool)
+    allowed[90:160] = True  # 100 to 149 have none
+    rows, scores = index.search(embeddings[:3], 70, allowed)
+    assert sorted(rows[0, :20].tolist()) == [*range(90, 100), *range(150, 160)]
+    assert not (rows[:, 20:] + 1).any()
+    assert not scores[:, 20:].any()
+
+
 def test_flat_is_exact(embeddings):
     index = build_index([], embeddings, KINDS["flat"], threads=1)
     queries = unit(np.random.default_rng(1), 40)
