@@ -21,6 +21,7 @@ from recsys.data.synthetic import ShopConfig, make_shop
 
 SMALL = Path("pipelines/small.toml")
 N_COPIES, N_SWAPS = 8, 6
+RED = (200, 30, 40)
 
 
 @dataclass(frozen=True)
@@ -195,6 +196,22 @@ def test_a_picture_is_itself_at_another_size_and_not_another(tmp_path: Path) -> 
     (tmp_path / "none.jpg").write_bytes(b"no picture")
     assert thumbnail(tmp_path / "none.jpg") is None
     assert picture_difference(seen[0], None) == np.inf
+
+
+def test_thumbnails_see_pictures_as_the_encoders_do(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grey = [np.kron(rng.integers(300, 65_536, (4, 4)), np.ones((12, 12))).astype(np.uint16) for _ in range(2)]
+    cut_out = Image.new("RGBA", (48, 48), (*RED, 0))
+    cut_out.paste((*RED, 255), (12, 12, 36, 36))
+    on_white = Image.new("RGB", (48, 48), (255, 255, 255))
+    on_white.paste(RED, (12, 12, 36, 36))
+    drawn = (Image.fromarray(grey[0]), Image.fromarray(grey[1]), cut_out, on_white)
+    seen = []
+    for number, picture in enumerate(drawn):
+        picture.save(tmp_path / f"{number}.png")
+        seen.append(thumbnail(tmp_path / f"{number}.png"))
+    assert picture_difference(seen[0], seen[1]) > 0.5  # 16 bits of grey; clipped to 8 both would be white
+    assert picture_difference(seen[2], seen[3]) < 0.01
 
 
 def test_texts_share_words_however_often_they_come() -> None:
