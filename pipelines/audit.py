@@ -98,8 +98,9 @@ def look_at_items(items: pl.DataFrame, config: NightConfig, progress: bool = Tru
                     axes[name] = _main_axes(vectors)
                 mean, turn = axes[name]
                 components = (vectors - mean) @ turn
-                norms = np.maximum(np.linalg.norm(components, axis=1, keepdims=True), 1e-9)
-                kept[there, : components.shape[1]] = components / norms
+                components[np.linalg.norm(components, axis=1) < 1e-9, 0] = 1  # one alone is the mean: zero says absent
+                components /= np.linalg.norm(components, axis=1, keepdims=True)
+                kept[there, : components.shape[1]] = components
             blocks.append(kept)
     return Seen(*(np.concatenate(blocks) if blocks else np.zeros((0, AXES), np.float32) for blocks in parts.values()))
 
@@ -275,5 +276,7 @@ def run(args: argparse.Namespace) -> int:
     page.write_text(audit_page(audit, items, Path(config.paths.images)), encoding="utf-8")
     for kind, count in audit.findings.group_by("kind", maintain_order=True).len().iter_rows():
         print(f"{count:>8,}  {kind}")
+    if audit.fit.unjudged:
+        print(f"not judged  {DISAGREE}: {audit.fit.unjudged}")
     print(page)
     return int(len(audit.findings) > 0)

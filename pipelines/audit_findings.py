@@ -9,6 +9,8 @@ from PIL import Image
 from scipy import sparse
 from scipy.sparse.csgraph import connected_components
 
+from recsys.encoders.pictures import read_bytes, read_picture
+from recsys.errors import UnreadableImage
 from recsys.histories import Float32
 from recsys.retrieval.index import IndexConfig, build_index
 
@@ -49,15 +51,14 @@ def picture_difference(a: NDArray[np.float32] | None, b: NDArray[np.float32] | N
 
 
 def thumbnail(path: Path | None) -> NDArray[np.float32] | None:
-    """The picture at 24 × 24, float32 [24, 24, 3]: what survives another size or another compression."""
+    """The picture at 24 × 24, float32 [24, 24, 3]: what survives another size or compression; None if unreadable."""
     if path is None:
         return None
     try:
-        with Image.open(path) as file:
-            file.draft("RGB", (96, 96))
-            return np.asarray(file.convert("RGB").resize((24, 24), Image.Resampling.BILINEAR), np.float32)
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError, Image.DecompressionBombWarning):
+        picture = read_picture(read_bytes(path), 48)
+    except UnreadableImage:
         return None
+    return np.asarray(picture.resize((24, 24), Image.Resampling.BILINEAR), np.float32)
 
 
 def shared_words(a: str, b: str) -> float:

@@ -37,6 +37,7 @@ class Disagreement:
         wrong_share: estimate of the products in the catalogue whose picture and words are not of one thing.
         false_share: estimate of those among the called that are right.
         image, text: float32 [n, d], unit norm, zero where absent: both in one space, by a model of those not called.
+        unjudged: why nothing could be told, for people to read; "" where the catalogue was judged.
     """
 
     misfit: Float64s
@@ -46,6 +47,7 @@ class Disagreement:
     false_share: float
     image: Float32
     text: Float32
+    unjudged: str = ""
 
     @property
     def called(self) -> Rows:
@@ -71,7 +73,8 @@ def judge_fit(pictures: Float32, words: Float32, seed: int = 0) -> Disagreement:
     both = np.flatnonzero(pictures.any(axis=1) & words.any(axis=1))
     misfit = np.full(len(pictures), np.nan)
     if len(both) < FEWEST:
-        return Disagreement(misfit, np.zeros(0), 1.0, 0.0, 0.0, np.zeros_like(pictures), np.zeros_like(pictures))
+        has = "1 product has" if len(both) == 1 else f"{len(both)} products have"
+        return _unjudged(pictures, f"{has} a picture and words, of at least {FEWEST}")
     rng = np.random.default_rng(seed)
     fold = rng.integers(FOLDS, size=len(both))
     moments = [_moments(pictures, words, both[fold == each]) for each in range(FOLDS)]
@@ -91,11 +94,19 @@ def judge_fit(pictures: Float32, words: Float32, seed: int = 0) -> Disagreement:
     ridge = min(RIDGES, key=lambda each: float(judged(each, some, 0).mean()))
     misfit[both] = judged(ridge, np.arange(len(both)), 0)
     shuffled = judged(ridge, some, 1)
+    if np.median(shuffled) == 0:  # as where nearly all share one picture or one text
+        return _unjudged(pictures, "most words fit most pictures equally well")
     threshold, wrong, false = _threshold(misfit[both], shuffled)
     right = both[misfit[both] < threshold]
     project = _fit(_moments(pictures, words, right if len(right) >= FEWEST else both), ridge)
     image, text = project(pictures, words)
     return Disagreement(misfit, shuffled, threshold, wrong, false, image, text)
+
+
+def _unjudged(pictures: Float32, why: str) -> Disagreement:
+    """Nothing is called."""
+    unknown, nowhere = np.full(len(pictures), np.nan), np.zeros_like(pictures)
+    return Disagreement(unknown, np.zeros(0), np.inf, 0.0, 0.0, nowhere, nowhere, why)
 
 
 class Moments(NamedTuple):
@@ -174,14 +185,14 @@ def _blocks(rows: Rows) -> Iterator[Rows]:
 
 
 def _threshold(own: Float64s, shuffled: Float64s) -> tuple[float, float, float]:
-    """Threshold, share of wrong pairs, share of right ones among those called."""
+    """Threshold (above 0: there nothing fits better), share of wrong pairs, share of right ones among those called."""
     middle = float(np.median(shuffled))
     wrong = min(1.0, float((own >= middle).mean() / (shuffled >= middle).mean()))
     best = (np.inf, wrong, 0.0)  # nothing is called
     for threshold in np.unique(np.quantile(shuffled, np.linspace(0.5, 0.02, 49)))[::-1]:
         called = float((own >= threshold).mean())
         false = 1 - min(1.0, wrong * float((shuffled >= threshold).mean()) / called) if called else 0.0
-        if false > FALSE_SHARE or called > max(MOST_CALLED, 2 * wrong):
+        if threshold == 0 or false > FALSE_SHARE or called > max(MOST_CALLED, 2 * wrong):
             break
         best = (float(threshold), wrong, false)
     return best

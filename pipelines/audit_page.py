@@ -35,12 +35,13 @@ def audit_page(audit: Audit, items: pl.DataFrame, images: Path) -> str:
     found = {str(kind): frame for (kind,), frame in audit.findings.group_by("kind", maintain_order=True)}
     groups = {kind: found[kind]["group"].n_unique() if kind in found else 0 for kind in INTROS}
     n_called, n_missing = (len(found[kind]) if kind in found else 0 for kind in (DISAGREE, MISSING))
+    unjudged = audit.fit.unjudged
     facts = [
         ("products", f"{len(items):,}", "in the catalogue"),
         ("there twice", f"{groups[TWICE]:,}", "groups of the same picture and words"),
         ("one picture", f"{groups[SAME_PICTURE]:,}", "groups with other words"),
         ("one text", f"{groups[SAME_WORDS]:,}", "groups with other pictures"),
-        ("disagree", f"{n_called:,}", "products whose picture and words do not fit"),
+        ("disagree", "?" if unjudged else f"{n_called:,}", "products whose picture and words do not fit"),
         ("missing", f"{n_missing:,}", "products without a picture or without words"),
     ]
     said = [
@@ -48,7 +49,7 @@ def audit_page(audit: Audit, items: pl.DataFrame, images: Path) -> str:
         f"{n_called:,} whose picture and words disagree" if n_called else "",
         f"{n_missing:,} without picture or words" if n_missing else "",
     ]
-    headline = ", ".join(filter(None, said)) or "Nothing to correct"
+    headline = ", ".join(filter(None, said)) or ("Nothing found, not all judged" if unjudged else "Nothing to correct")
     blocks = [
         tiles(facts),
         *(_pairs(kind, found[kind], cards, images) for kind in (TWICE, SAME_PICTURE) if kind in found),
@@ -77,8 +78,8 @@ def _disagreements(
     found: pl.DataFrame | None, audit: Audit, items: pl.DataFrame, cards: ItemCards, images: Path
 ) -> Html:
     fit = audit.fit
-    if len(fit.shuffled) == 0:
-        return Html()
+    if fit.unjudged:
+        return section(DISAGREE.capitalize(), f"Not judged: {fit.unjudged}.")
     own = fit.misfit[~np.isnan(fit.misfit)]
     grid = np.linspace(0, 0.6, 61)
     svg = plots.curves(
@@ -90,10 +91,11 @@ def _disagreements(
         "products at least there, %",
         from_zero=True,
     )
-    note = (
-        f"Called from {fit.threshold:.0%} on. By this catalogue's own measure about {fit.wrong_share:.1%} of the "
-        f"products are wrong, and of those called about {fit.false_share:.0%} are right after all."
-    )
+    note = f"By this catalogue's own measure about {fit.wrong_share:.1%} of the products are wrong"
+    if len(fit.called):
+        note += f", and of those called, from {fit.threshold:.0%} on, about {fit.false_share:.0%} are right after all."
+    else:
+        note += "; none is called."
     intro = (
         "Each product's picture is compared with its own words and with the words of a sample of the catalogue, and "
         "its words with other pictures. Where many others fit better, one of the two is of something else. Beside "

@@ -11,6 +11,7 @@ import unicodedata
 from bisect import bisect_left
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -29,21 +30,35 @@ LONGEST_QUERY = 64  # distinct words of a query that count
 LONGEST_WORD = 64  # characters
 _WORD = re.compile(r"\w+(?:[-./'’]\w+)*")
 _PART = re.compile(r"[-./'’]")
+_ACCENT = re.compile("[\u0300-\u036f]")  # of Latin, Greek and Cyrillic; other scripts' marks are letters
+# Han and kana.
+_UNSPACED = re.compile("[\u3005\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff\U00020000-\U0003ffff]+")
 
 
 def words_of(text: str) -> list[str]:
     """The words of a text in order, compounds both whole and in parts, so that a code is found as written and as typed.
 
+    Case and accents do not count. Chinese and Japanese have no spaces: their characters and pairs of these are words.
+
     >>> words_of("Alba’s T-shirt, art. 100003-05")
     ['alba’s', 'alba', 's', 't-shirt', 't', 'shirt', 'art', '100003-05', '100003', '05']
     """
     found: list[str] = []
-    for word in _WORD.findall(unicodedata.normalize("NFKC", text).casefold()):
+    for word in _WORD.findall(_UNSPACED.sub(r" \g<0> ", _folded(text))):
+        if _UNSPACED.match(word):
+            found += [*word, *map("".join, pairwise(word))]
+            continue
         found.append(word[:LONGEST_WORD])
         parts = _PART.split(word)
         if len(parts) > 1:
             found += [part[:LONGEST_WORD] for part in parts if part]
     return found
+
+
+def _folded(text: str) -> str:
+    """One spelling of what differs in case, accents, or width only."""
+    bare = _ACCENT.sub("", unicodedata.normalize("NFKD", text)).casefold()
+    return unicodedata.normalize("NFKC", bare)
 
 
 class Vocabulary(Sequence[bytes]):

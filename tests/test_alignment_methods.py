@@ -34,6 +34,12 @@ def make_modalities(widths: tuple[int, int] = (48, 24), joint: bool = False) -> 
     }
 
 
+def make_concepts() -> Concepts:
+    """A classifier of pictures with twelve classes, and made-up encodings of their names."""
+    rng = np.random.default_rng(0)
+    return Concepts(*(rng.normal(size=size).astype(np.float32) for size in ((12, 48), (12,), (12, 24))))
+
+
 def recall_at_1(queries: np.ndarray, items: np.ndarray) -> float:
     return float(((queries @ items.T).argmax(axis=1) == np.arange(len(items))).mean())
 
@@ -69,11 +75,32 @@ def test_a_method_gives_the_same_bits_again(method):
     np.testing.assert_array_equal(first.embed(modalities), again.embed(modalities))
 
 
-@pytest.mark.parametrize("method", TRAINED)
+@pytest.mark.parametrize("method", METHODS)
 def test_a_shop_of_one_modality_still_gets_an_aligner(method):
-    text = {"text": make_modalities()["text"]}
-    embedded = align(text, method=method, epochs=2, fusion="mean", adversarial_weight=0.1).embed(text)
+    alone = {"image": make_modalities()["image"]}
+    config = dataclasses.replace(SMALL, method=method, epochs=2, fusion="mean", adversarial_weight=0.1)
+    named = {"image": make_concepts()} if method == "conse" else None
+    embedded = train_alignment(alone, NO_PAIRS, config, 0, 1, False, HELD_OUT, named).embed(alone)
     np.testing.assert_allclose(np.linalg.norm(embedded, axis=1), 1, atol=1e-5)
+
+
+def test_cca_leaves_a_modality_that_meets_no_other_as_it_is():
+    """No item has a picture and sound, or words and sound; then none has a picture and words either."""
+    modalities = make_modalities()
+    first = np.arange(N) % 2 == 0
+    image, text = modalities["image"].vectors, modalities["text"].vectors
+    sound = Modality(image[:, ::-1].copy(), ~first)
+    for shop in (
+        {"image": Modality(image, first), "text": Modality(text, first), "sound": sound},
+        {"image": Modality(image, first), "text": Modality(text, ~first)},
+    ):
+        aligner = align(shop, method="cca")
+        np.testing.assert_allclose(np.linalg.norm(aligner.embed(shop), axis=1), 1, atol=1e-5)
+        name, apart = list(shop.items())[-1]
+        centred = apart.vectors - apart.vectors[apart.present & ~HELD_OUT].mean(axis=0)
+        before = centred / np.linalg.norm(centred, axis=1, keepdims=True)
+        embedded = aligner.embed_modality(name, apart.vectors)
+        assert np.abs(embedded @ embedded.T - before @ before.T).mean() < 0.05
 
 
 def test_one_space_is_joined_as_it_is():
@@ -129,10 +156,8 @@ def test_conse_places_a_picture_among_the_names_of_its_classes():
 
 def test_a_saved_conse_reads_pictures_alike(tmp_path):
     modalities = make_modalities()
-    rng = np.random.default_rng(0)
-    concepts = {"image": Concepts(*(rng.normal(size=size).astype(np.float32) for size in ((12, 48), (12,), (12, 24))))}
     config = dataclasses.replace(SMALL, method="conse")
-    aligner = train_alignment(modalities, NO_PAIRS, config, 0, 1, False, HELD_OUT, concepts)
+    aligner = train_alignment(modalities, NO_PAIRS, config, 0, 1, False, HELD_OUT, {"image": make_concepts()})
     aligner.save(tmp_path)
     np.testing.assert_array_equal(load_aligner(tmp_path).embed(modalities), aligner.embed(modalities))
 

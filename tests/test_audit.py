@@ -10,9 +10,10 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from pipelines.audit import DISAGREE, MISSING, SAME_PICTURE, SAME_WORDS, TWICE
+from pipelines.audit import DISAGREE, MISSING, SAME_PICTURE, SAME_WORDS, TWICE, Audit
 from pipelines.audit_findings import groups_of, likely_pairs, picture_difference, shared_words, thumbnail
 from pipelines.audit_fit import FALSE_SHARE, judge_fit, swapped_pairs
+from pipelines.audit_page import audit_page
 from pipelines.cli import main
 from pipelines.config import Paths
 from recsys.data.database import open_database
@@ -21,6 +22,7 @@ from recsys.data.synthetic import ShopConfig, make_shop
 
 SMALL = Path("pipelines/small.toml")
 N_COPIES, N_SWAPS = 8, 6
+RED = (200, 30, 40)
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,19 @@ def planted(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     swap_rows = [row for a, b in zip(by_kind[::2], by_kind[1::2]) for row in (a[0], b[0])][: 2 * N_SWAPS]
     items, swaps = plant_swaps(items, swap_rows)
     items.write_parquet(home / "shop" / "items.parquet")
+    status = audit_folder(home)
+    return Planted(
+        copies,
+        swaps,
+        set(items.filter(pl.col("images").list.len() == 0)["item_id"]),
+        pl.read_parquet(home / "audit" / "findings.parquet"),
+        (home / "audit" / "audit.html").read_text(),
+        status,
+    )
 
+
+def audit_folder(home: Path) -> int:
+    """Import ``home/shop`` and audit it into ``home/audit``; the command's status."""
     paths = Paths(
         f"sqlite:///{home / 'shop.db'}", *(str(home / name) for name in ("events", "cache", "releases", "shop"))
     )
@@ -88,15 +102,7 @@ def planted(tmp_path_factory: pytest.TempPathFactory, request: pytest.FixtureReq
     general, _, tables = SMALL.read_text().partition("[paths]")
     named = [f"{name} = {json.dumps(value)}" for name, value in vars(paths).items()]
     written.write_text("\n".join([general, "[paths]", *named, tables[tables.index("[") :]]))
-    status = main(["audit", "--config", str(written), "--out", str(home / "audit"), "--quiet"])
-    return Planted(
-        copies,
-        swaps,
-        set(items.filter(pl.col("images").list.len() == 0)["item_id"]),
-        pl.read_parquet(home / "audit" / "findings.parquet"),
-        (home / "audit" / "audit.html").read_text(),
-        status,
-    )
+    return main(["audit", "--config", str(written), "--out", str(home / "audit"), "--quiet"])
 
 
 def pairs_of(findings: pl.DataFrame) -> set[frozenset[str]]:
@@ -130,6 +136,27 @@ def test_what_lacks_a_picture_is_named_and_the_page_shows_it_all(planted: Plante
     assert planted.page.count("data:image/jpeg;base64,") >= 2 * len(planted.found(TWICE))
     assert sum(f"copy-{number}" in planted.page for number in range(N_COPIES)) >= N_COPIES - 1
     assert "http" not in planted.page.replace("http://www.w3.org", "").replace("https://www.w3.org", "")
+
+
+@pytest.mark.slow
+def test_a_small_catalogue_says_what_was_not_judged_and_a_picture_alone_is_there(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    items = make_shop(tmp_path / "shop", ShopConfig(n_items=50, n_users=2, days=5, picture_size=96)).items
+    pictured = items.filter(pl.col("images").list.len() > 0, pl.col("description").is_not_null()).head(3)
+    bare = pictured.with_columns(images=pl.Series([pictured["images"][0].to_list(), [], []], dtype=pl.List(pl.String)))
+    bare.write_parquet(tmp_path / "shop" / "items.parquet")
+    assert audit_folder(tmp_path) == 1
+    findings = pl.read_parquet(tmp_path / "audit" / "findings.parquet")
+    assert dict(findings.select("item_id", "note").iter_rows()) == dict.fromkeys(bare["item_id"][1:], "no picture")
+    reason = "1 product has a picture and words, of at least 50"
+    assert f"not judged  {DISAGREE}: {reason}" in capsys.readouterr().out
+    page = (tmp_path / "audit" / "audit.html").read_text()
+    assert f"Not judged: {reason}" in page
+    nothing = Audit(findings.clear(), judge_fit(np.zeros((3, 2), np.float32), np.zeros((3, 2), np.float32)))
+    page = audit_page(nothing, bare, tmp_path)
+    assert "Nothing found, not all judged" in page
+    assert "Nothing to correct" not in page
 
 
 def test_a_release_that_is_not_recorded_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -166,7 +193,19 @@ def test_wrong_pairs_are_called_as_often_as_there_are() -> None:
 def test_a_catalogue_without_fault_is_left_alone() -> None:
     image, text = pairs_in_one_space(3000, wrong=0, noise=0.6)
     assert len(judge_fit(image, text).called) <= 3
-    assert len(judge_fit(image[:5], text[:5]).called) == 0  # too few to tell
+    few = judge_fit(image[:49], text[:49])
+    assert len(few.called) == 0
+    assert few.unjudged == "49 products have a picture and words, of at least 50"
+
+
+@pytest.mark.parametrize("alike", [70, 100])
+def test_where_any_words_fit_any_picture_none_is_called(alike: int) -> None:
+    image, text = pairs_in_one_space(100, wrong=0, noise=0.6)
+    image[:alike], text[:alike] = image[0], text[0]  # one placeholder, and one text
+    fit = judge_fit(image, text)
+    assert len(fit.called) == 0
+    assert fit.wrong_share == 0
+    assert fit.unjudged == "most words fit most pictures equally well"
 
 
 def test_two_that_changed_pictures_are_named_to_each_other() -> None:
@@ -195,6 +234,22 @@ def test_a_picture_is_itself_at_another_size_and_not_another(tmp_path: Path) -> 
     (tmp_path / "none.jpg").write_bytes(b"no picture")
     assert thumbnail(tmp_path / "none.jpg") is None
     assert picture_difference(seen[0], None) == np.inf
+
+
+def test_thumbnails_see_pictures_as_the_encoders_do(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    grey = [np.kron(rng.integers(300, 65_536, (4, 4)), np.ones((12, 12))).astype(np.uint16) for _ in range(2)]
+    cut_out = Image.new("RGBA", (48, 48), (*RED, 0))
+    cut_out.paste((*RED, 255), (12, 12, 36, 36))
+    on_white = Image.new("RGB", (48, 48), (255, 255, 255))
+    on_white.paste(RED, (12, 12, 36, 36))
+    drawn = (Image.fromarray(grey[0]), Image.fromarray(grey[1]), cut_out, on_white)
+    seen = []
+    for number, picture in enumerate(drawn):
+        picture.save(tmp_path / f"{number}.png")
+        seen.append(thumbnail(tmp_path / f"{number}.png"))
+    assert picture_difference(seen[0], seen[1]) > 0.5  # 16 bits of grey; clipped to 8 both would be white
+    assert picture_difference(seen[2], seen[3]) < 0.01
 
 
 def test_texts_share_words_however_often_they_come() -> None:

@@ -50,6 +50,15 @@ def test_each_kind_is_what_was_asked_for(index, embeddings, request):
     assert not np.isin(rows, np.arange(100, 150)).any()  # no embedding, not in it
 
 
+def test_among_few_only_what_has_an_embedding_is_found(index, embeddings):
+    allowed = np.zeros(len(embeddings), bool)
+    allowed[90:160] = True  # 100 to 149 have none
+    rows, scores = index.search(embeddings[:3], 70, allowed)
+    assert sorted(rows[0, :20].tolist()) == [*range(90, 100), *range(150, 160)]
+    assert not (rows[:, 20:] + 1).any()
+    assert not scores[:, 20:].any()
+
+
 def test_flat_is_exact(embeddings):
     index = build_index([], embeddings, KINDS["flat"], threads=1)
     queries = unit(np.random.default_rng(1), 40)
@@ -124,6 +133,19 @@ def test_product_quantisation_takes_any_width():
     assert index.search(vectors[:5], 3)[0].shape == (5, 3)
 
 
+@pytest.mark.parametrize("n", [1, 2, 3, 5, 255, 256])
+@pytest.mark.parametrize("kind", ["auto", "flat", "ivf", "ivf-pq", "binary"])
+def test_every_kind_can_be_asked_of_a_small_shop(n, kind):
+    vectors = unit(np.random.default_rng(6), n)
+    index = build_index([], vectors, IndexConfig(kind=kind, exact_up_to=0), threads=1)
+    built = {"auto": "ivf", "ivf-pq": "ivf-pq" if n >= 256 else "flat"}  # quantisers learn 256 values, of as many items
+    assert index.kind == built.get(kind, kind)
+    rows, scores = index.search(vectors, 1)
+    if index.kind != "ivf-pq":
+        assert rows[:, 0].tolist() == list(range(n))
+        assert scores[:, 0] == pytest.approx(1, abs=1e-5)
+
+
 def test_auto_takes_as_many_bits_as_the_budget_holds():
     vectors = unit(np.random.default_rng(5), 30_000, dim=16)  # 1.8 MiB of floats
     bits = {}
@@ -131,6 +153,15 @@ def test_auto_takes_as_many_bits_as_the_budget_holds():
         index = build_index([], vectors, IndexConfig(exact_up_to=1000, memory_mib=budget, min_recall=0.2), threads=1)
         bits[budget] = index.index.codes.bits if index.kind == "binary" else index.kind
     assert bits == {4: "ivf", 1: 128, 0: 64}  # 256 bits and a row number of each would be 1.1 MiB
+
+
+@pytest.mark.parametrize("bits", [64, 128, 256])
+@pytest.mark.parametrize("budget", [0, 1024])
+def test_bits_asked_for_are_taken_whatever_the_budget(bits, budget):
+    vectors = unit(np.random.default_rng(5), 300)
+    index = build_index([], vectors, IndexConfig(kind="binary", code_bits=bits, memory_mib=budget), threads=1).index
+    assert index.codes.bits == bits
+    assert faiss.downcast_IndexBinary(index.binary.index).code_size == bits // 8
 
 
 def ids_of(slate):

@@ -89,6 +89,10 @@ def _rotated() -> bytes:
     return file_bytes(picture, "PNG", exif=exif)
 
 
+def _with_exif(exif: bytes, kind: str = "PNG") -> bytes:
+    return file_bytes(Image.new("RGB", (16, 16), RED), kind, exif=exif)
+
+
 @pytest.mark.parametrize(
     ("data", "place", "colour"),
     [
@@ -110,6 +114,8 @@ def _rotated() -> bytes:
         (_animated(), (4, 4), RED),
         (_rotated(), (4, 2), RED),
         (_rotated(), (4, 12), GREY),
+        (_with_exif(b"no EXIF at all"), (4, 4), RED),
+        (_with_exif(b"no EXIF at all", "WEBP"), (4, 4), RED),
     ],
 )
 def test_every_kind_of_picture_comes_out_as_it_looks(

@@ -24,13 +24,23 @@ def scored(index, word):
         ("Red, RED reD", ["red", "red", "red"]),
         ("art. KX-204/b", ["art", "kx-204/b", "kx", "204", "b"]),
         ("Straße ＡＢＣ", ["strasse", "abc"]),
-        ("赤い ドレス", ["赤い", "ドレス"]),
+        ("Café CRÈME, İpek; ёлка", ["cafe", "creme", "ipek", "елка"]),
+        ("cafe\N{COMBINING ACUTE ACCENT}", ["cafe"]),
+        ("がく 한복", ["が", "く", "がく", "한복"]),  # か is another letter; Korean has spaces
+        ("赤い ドレス", ["赤", "い", "赤い", "ド", "レ", "ス", "ドレ", "レス"]),
+        ("棉T恤2件", ["棉", "t", "恤", "2", "件"]),
         ("§$%  ", []),
         ("", []),
     ],
 )
 def test_words_are_folded_and_codes_come_whole_and_in_parts(text, words):
     assert words_of(text) == words
+
+
+def test_a_phrase_without_spaces_is_found_by_what_is_in_it():
+    index = build_words(["红色连衣裙", "红色上装", "蓝色长裤"])
+    for query in ("连衣裙", "裙"):
+        assert [set(scored(index, word)) for word in words_of(query)] == [{0}] * len(words_of(query))
 
 
 def test_scores_are_bm25_by_hand():

@@ -55,7 +55,8 @@ def cca_maps(examples: Examples, ridge: float, dim: int) -> dict[str, Tensor]:
 
     The directions whose projections agree most across modalities, each weighted by how well they do. Between two
     modalities it is the classical analysis; of more it maximises the variance of the projections' mean. Every block of
-    the covariance is taken over the items that have both of its modalities.
+    the covariance is taken over the items that have both of its modalities. A modality that correlates with no other,
+    as where it is the only one or none of its items has another, keeps its principal axes.
 
     Args:
         examples: the training data.
@@ -86,9 +87,12 @@ def cca_maps(examples: Examples, ridge: float, dim: int) -> dict[str, Tensor]:
     agreement, axes = torch.linalg.eigh(correlations)
     agreement, axes = agreement.flip(0)[:dim], axes.flip(1)[:, :dim]
     axes = axes * (agreement - 1).clamp_min(0) / max(1, len(names) - 1)  # of two modalities: their correlation
-    return {
-        name: _padded((whiteners[i] @ axes[starts[i] : starts[i + 1]]).float(), dim) for i, name in enumerate(names)
-    }
+    maps = {}
+    for i, name in enumerate(names):
+        mine = axes[starts[i] : starts[i + 1]]
+        alone = mine.abs().max() < 1e-9
+        maps[name] = torch.eye(len(mine), dim) if alone else _padded((whiteners[i] @ mine).float(), dim)
+    return maps
 
 
 def shared_maps(ensemble: Ensemble, examples: Examples, config: AlignmentConfig) -> dict[str, Tensor]:

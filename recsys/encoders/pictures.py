@@ -4,6 +4,7 @@ A picture is checked before it is decoded: its size in bytes, its format by cont
 pixels. Everything a shop may send is then brought to one form: 8-bit RGB, upright, first frame, transparency on white.
 """
 
+import contextlib
 import io
 from pathlib import Path
 
@@ -71,7 +72,8 @@ def read_picture(data: bytes, target: int | None = None) -> Image.Image:
         if target is not None:
             picture.draft(None, (2 * target, 2 * target))
         picture.load()
-        ImageOps.exif_transpose(picture, in_place=True)
+        with contextlib.suppress(Exception):  # a broken note: the picture as it is stored
+            ImageOps.exif_transpose(picture, in_place=True)
         return _to_rgb(picture)
     except UnreadableImage:
         raise

@@ -233,7 +233,9 @@ class CodeIndex:
             may = int(np.count_nonzero(allowed))
             depth = depth * len(allowed) // max(may, 1)
         if allowed is not None and may <= max(self.depth, 4 * k):
-            shortlists = np.tile(np.flatnonzero(allowed), (len(queries), 1))
+            few = np.flatnonzero(allowed)
+            few = few[self.vectors[few].any(axis=1)]  # the others are not in the index
+            shortlists = np.tile(few, (len(queries), 1))
         else:
             _, shortlists = self.binary.search(self.codes.encode(queries), min(depth, self.ntotal))
         for place, shortlist in enumerate(shortlists):

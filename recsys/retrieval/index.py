@@ -23,6 +23,7 @@ from recsys.retrieval.codes import (
 
 FEW_QUERIES = 16  # below the number at which any version of Faiss turns to a matrix product
 CODE_BITS = (256, 128, 64)  # of a binary index, as many as fit
+FEWEST_QUANTISED = 256  # vectors, as many as a product quantiser's byte has values
 SHORTLIST = 1000  # of a binary index, at first; rescoring costs about 0.1 ms for it
 
 
@@ -32,9 +33,11 @@ class IndexConfig:
 
     Attributes:
         kind: "auto" is "flat" up to ``exact_up_to``, then "ivf" where the vectors fit ``memory_mib``, then "binary":
-            codes in memory, rescored from the release's vectors on disk. "ivf-pq" never reads those; it finds less.
+            codes in memory, rescored from the release's vectors on disk. "ivf-pq" never reads those; it finds less, and
+            below 256 items is "flat".
         exact_up_to: items; up to here an exact scan is fast enough (64-d: about 0.1 ms per 10,000).
         memory_mib: budget of what a search scans; beyond it "auto" takes codes, of as many bits as fit.
+        code_bits: of a binary index; 0 takes as many as fit ``memory_mib``. More find more; fewer are scanned faster.
         min_recall: share of the true 100 nearest that the index must find on a sample; it looks further until it does.
         seed: of the sample, of k-means and of the codes.
     """
@@ -42,6 +45,7 @@ class IndexConfig:
     kind: Literal["auto", "flat", "ivf", "ivf-pq", "binary"] = "auto"
     exact_up_to: int = 50_000
     memory_mib: int = 1024
+    code_bits: Literal[0, 64, 128, 256] = 0
     min_recall: float = 0.95
     seed: int = 0
 
@@ -175,6 +179,8 @@ def build_index(item_ids: Sequence[str], embeddings: Float32, config: IndexConfi
 def _kind(vectors: Float32, config: IndexConfig) -> str:
     if len(vectors) == 0:
         return "flat"
+    if config.kind == "ivf-pq" and len(vectors) < FEWEST_QUANTISED:
+        return "flat"
     if config.kind != "auto":
         return config.kind
     if len(vectors) <= config.exact_up_to:
@@ -183,7 +189,8 @@ def _kind(vectors: Float32, config: IndexConfig) -> str:
 
 
 def _n_lists(n_vectors: int) -> int:
-    return int(2 ** np.round(np.log2(2 * np.sqrt(n_vectors))))
+    """A power of two near 2√n, never more than there are vectors: k-means wants one for each list."""
+    return int(2 ** min(np.round(np.log2(2 * np.sqrt(n_vectors))), np.floor(np.log2(n_vectors))))
 
 
 def _build_lists(
@@ -227,7 +234,7 @@ def _build_codes(
 ) -> CodeIndex:
     """Learned codes: scanned whole while that is fast, then in inverted lists; rescored from ``embeddings``."""
     most = config.memory_mib * 2**20 / len(rows) - 8  # bytes a code; Faiss keeps 8 more for the row
-    bits = next((bits for bits in CODE_BITS if bits / 8 <= most), CODE_BITS[-1])
+    bits: int = config.code_bits or next((bits for bits in CODE_BITS if bits / 8 <= most), CODE_BITS[-1])
     codes = learn_codes(vectors, bits, config.seed)
     binary: faiss.IndexBinary
     if len(rows) <= config.exact_up_to:
