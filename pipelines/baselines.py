@@ -7,7 +7,8 @@ import numpy as np
 from recsys.artifacts import Release
 from recsys.histories import Float32, Int32, read_histories
 from recsys.request import Request
-from recsys.retrieval.retrieve import steps_from_newest, sum_links
+from recsys.retrieval.links import read_links
+from recsys.retrieval.retrieve import steps_from_newest
 
 
 def popularity(release: Release, requests: Sequence[Request], k: int) -> Int32:
@@ -26,8 +27,9 @@ def item_to_item(release: Release, requests: Sequence[Request], k: int) -> Int32
     transitions = retrieval.tables["transitions"]
     out = popularity(release, requests, k)
     for request, (start, stop) in enumerate(histories.spans()):
-        rows, (scores,) = sum_links([transitions], histories.rows[start:stop], weights[None, start:stop])
-        following = rows[np.argsort(-scores, kind="stable")[:k]]
+        links = read_links([transitions], histories.rows[start:stop])
+        (scores,) = links.summed(weights[None, start:stop])
+        following = links.rows[np.argsort(-scores, kind="stable")[:k]]
         popular = out[request]
         out[request] = np.concatenate([following, popular[~np.isin(popular, following)]])[:k]
     return out

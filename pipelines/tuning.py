@@ -21,6 +21,7 @@ from recsys.histories import Float32, Float64, Histories, Interactions, read_his
 from recsys.ranking.train import Examples, RankerConfig, draw_examples, try_ranker
 from recsys.retrieval.fit import IndexedContent, TablesConfig, copurchase_of, linear_of, trending_scores
 from recsys.retrieval.items import ItemTable
+from recsys.retrieval.links import read_links
 from recsys.retrieval.retrieve import (
     SOURCES,
     TABLES,
@@ -29,7 +30,6 @@ from recsys.retrieval.retrieve import (
     fuse,
     retrieve,
     steps_from_newest,
-    sum_links,
 )
 
 K = 12  # places that count
@@ -376,9 +376,10 @@ def table_ndcg(inner: Inner, table: ItemTable, decay: float) -> Float64:
     for request, ((start, stop), mine) in enumerate(zip(inner.histories.spans(), inner.wanted)):
         past = inner.histories.rows[start:stop]
         weights: Float32 = np.float32(decay) ** steps[start:stop]
-        rows, scores = sum_links([table], past, weights[None, :])
-        scores[:, np.isin(rows, inner.histories.had_by(request))] = 0
-        here = np.flatnonzero(np.isin(rows, mine) & (scores[0] > 0))
+        links = read_links([table], past)
+        (scores,) = links.summed(weights[None, :])
+        scores[np.isin(links.rows, inner.histories.had_by(request))] = 0
+        here = np.flatnonzero(np.isin(links.rows, mine) & (scores > 0))
         # Ties count against.
-        found.append((scores[0] >= scores[0, here][:, None]).sum(axis=1) if len(here) else np.zeros(0))
+        found.append((scores >= scores[here][:, None]).sum(axis=1) if len(here) else np.zeros(0))
     return inner.ndcg(found)

@@ -21,7 +21,7 @@ from recsys.errors import UnreadableImage
 from recsys.histories import Float32, Int32
 from recsys.reasons import embedding_shares, shared_out
 from recsys.request import Reason, Slate, SlateItem
-from recsys.retrieval.retrieve import rank_within
+from recsys.retrieval.places import rank_within
 from recsys.words import LONGEST_QUERY, WordIndex, idf, words_of
 
 logger = logging.getLogger(__name__)

@@ -18,7 +18,7 @@ from recsys.ranking.features import (
     fit_item_features,
 )
 from recsys.recommend import score_inputs
-from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates
+from recsys.retrieval.retrieve import FEEDBACK, SOURCES, TABLES, Candidates
 from tests.builders import EXACT, LISTS, build_release, build_shop, histories_of, mixed_requests, purchases, recipe
 
 NAN = float("nan")
@@ -50,8 +50,17 @@ def candidates_of(*of_each):
     scores = np.concatenate([np.arange(len(each), 0, -1) for each in of_each if len(each)])[:, None]
     scores = np.repeat(scores, len(SOURCES), axis=1).astype(np.float32)
     offsets = np.cumsum([0, *(len(each) for each in of_each)], dtype=np.int64)
-    newest = scores[:, : len(TABLES)] / 2
-    return Candidates(offsets, rows, scores, scores, newest, np.arange(len(rows), dtype=np.float32))
+    of_tables = scores[:, : len(TABLES)]
+    return Candidates(
+        offsets,
+        rows,
+        scores=scores,
+        ranks=scores,
+        newest_step=of_tables / 2,
+        strongest=of_tables / 4,
+        feedback=scores[:, : len(FEEDBACK)] / 8,
+        fused=np.arange(len(rows), dtype=np.float32),
+    )
 
 
 def features_of(candidates, histories, **of_tables):
@@ -83,7 +92,12 @@ def test_features_of_the_candidates(by_hand):
     # Of the best that is new to the shopper: row 2 alone, and both for nobody.
     assert same(by_hand["content_share"], [2, 1.5, 1, 0.5, 1, 0.5])
     assert same(by_hand["linear_newest"], [2, 1.5, 1, 0.5, 1, 0.5])
+    assert same(by_hand["linear_strongest"], [1, 0.75, 0.5, 0.25, 0.5, 0.25])
+    assert same(by_hand["copurchase_from_best"], [0.5, 0.375, 0.25, 0.125, 0.25, 0.125])
     assert same(by_hand["fused_score"], range(6))
+    # As above: row 2 leads what is new to the shopper, and row 4 leads for nobody.
+    assert same(by_hand["fused_share"], [0, 0.5, 1, 1.5, 0.8, 1])
+    assert same(by_hand["fused_rank"], [2, 2, 1, 1, 2, 1])
     assert same(by_hand["n_candidates"], [4, 4, 4, 4, 2, 2])
     assert same(by_hand[ITEM_FEATURES[0]], [0, 1, 2, 3, 0, 4])
 
@@ -143,6 +157,15 @@ def test_likeness_leaves_out_what_has_no_vector():
     assert all(np.isnan(came[f"{space}_{what}"]).all() for space in SPACES for what in ("last", "mean", "nearest"))
 
 
+def test_likeness_to_the_best_candidates():
+    # Fused order 0 < 1 < 2 < 3; what the shopper has (0) and what has no vector (3) do not speak.
+    came = features_of(candidates_of([0, 1, 2, 3]), histories_of([(0, "purchase", 1.0)]))
+    first, second, third = 1 / 20, 1 / 21, 1 / 22  # of rows 3, 2 and 1
+    total = first + second + third
+    mean = np.array([second * 0.6, second * 0.8 + third]) / total
+    assert same(came["text_to_best"], [mean[0], mean[1], 0.6 * mean[0] + 0.8 * mean[1], NAN])
+
+
 def test_likeness_may_be_negative_and_is_not_rounded_up_to_zero():
     spaces = dict.fromkeys(SPACES, np.array([[1, 0], [-1, 0], [0, 0], [0, 0], [0, 0]], np.float32))
     opposite = replace(tables(), spaces=spaces)
@@ -164,6 +187,8 @@ def test_no_candidates_give_no_rows():
         np.zeros((0, len(SOURCES)), np.float32),
         np.zeros((0, len(SOURCES)), np.float32),
         np.zeros((0, len(TABLES)), np.float32),
+        np.zeros((0, len(TABLES)), np.float32),
+        np.zeros((0, len(FEEDBACK)), np.float32),
         np.zeros(0, np.float32),
     )
     histories = histories_of([(0, "purchase", 1.0)], [])

@@ -10,7 +10,7 @@ from recsys.reasons import _looks_at, explain, why_alike, why_filled
 from recsys.recommend import score_inputs
 from recsys.request import Reason
 from recsys.retrieval.items import ItemTable, empty_table
-from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates
+from recsys.retrieval.retrieve import FEEDBACK, SOURCES, TABLES, Candidates
 from recsys.search_index import SearchIndex
 from recsys.words import build_words
 from tests.builders import build_release, build_shop, histories_of, mixed_requests, recipe
@@ -49,9 +49,16 @@ def reason_of(release, row, history, **ranks):
     matrix = np.full((1, len(SOURCES)), np.nan, np.float32)
     for source, rank in ranks.items():
         matrix[0, SOURCES.index(source)] = rank
-    newest = matrix[:, : len(TABLES)]
+    of_tables, feedback = matrix[:, : len(TABLES)], matrix[:, : len(FEEDBACK)]
     candidates = Candidates(
-        np.array([0, 0, 1]), np.array([row], np.int32), matrix, matrix, newest, np.zeros(1, np.float32)
+        np.array([0, 0, 1]),
+        np.array([row], np.int32),
+        matrix,
+        matrix,
+        of_tables,
+        of_tables,
+        feedback,
+        np.zeros(1, np.float32),
     )
     ((reason,),) = explain(release, candidates, [0], histories_of([], history), 1)
     return reason

@@ -15,14 +15,15 @@ from recsys.request import Interaction, Request
 from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content, newest_rows, trending_scores
 from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.items import ItemTable
+from recsys.retrieval.links import read_links
+from recsys.retrieval.places import best_of_new, rank_within
 from recsys.retrieval.retrieve import (
+    FEEDBACK,
     SOURCES,
     TABLES,
     RetrievalConfig,
-    rank_within,
     retrieve,
     steps_from_newest,
-    sum_links,
 )
 from tests.builders import (
     CUTOFF,
@@ -106,6 +107,35 @@ def test_what_the_newest_step_says_alone():
     reversed_links = candidates.newest_step[:5, TABLES.index("reversed")]
     assert np.isnan(reversed_links[3])  # nobody took 3 before 0 or 1
     assert np.isnan(candidates.newest_step[5:]).all()  # who has no history has no newest step
+
+
+def test_the_strongest_link_is_not_the_sum_of_all():
+    past = [(0, "purchase", 2.0), (1, "purchase", 1.0)]
+    candidates = retrieve(small_retrieval(), histories_of(past, now_days=NOW))
+    of = dict(zip(candidates.rows.tolist(), candidates.strongest[:, TABLES.index("transitions")].tolist()))
+    assert of[2] == pytest.approx(np.log1p(3 * TablesConfig.log_scale))  # from 1; the link from 0 is weaker
+    assert of[3] == pytest.approx(np.log1p(TablesConfig.log_scale))
+    assert np.isnan(of[4])
+
+
+def test_the_best_candidates_speak_for_others():
+    retrieval = small_retrieval()
+    candidates = retrieve(retrieval, histories_of([(0, "purchase", 1.0)], now_days=NOW))
+    best, weights = best_of_new(candidates.fused, candidates.rows != 0)
+    assert candidates.rows[best].tolist() == [row for row in candidates.rows[np.argsort(-candidates.fused)] if row != 0]
+    assert weights == pytest.approx(1 / np.arange(20, 20 + len(best)) / sum(1 / np.arange(20, 20 + len(best))))
+    table = retrieval.tables["transitions"]
+    expected = np.zeros(len(retrieval.taste))
+    for row, weight in zip(candidates.rows[best], weights):
+        linked = table.neighbours[row] >= 0
+        expected[table.neighbours[row][linked]] += weight * table.weights[row][linked]
+    assert candidates.feedback[:, FEEDBACK.index("transitions_from_best")] == pytest.approx(expected[candidates.rows])
+    assert expected.any()
+
+
+def test_nobody_speaks_where_all_is_known_to_the_shopper():
+    best, weights = best_of_new(np.array([0.3, 0.2], np.float32), np.zeros(2, bool))
+    assert (len(best), len(weights)) == (0, 0)
 
 
 def test_what_sells_now_counts_each_buyer_once_as_of_their_newest_purchase():
@@ -264,11 +294,14 @@ def test_links_are_summed_over_a_history_table_by_table():
     one = ItemTable(np.array([[1, 2], [2, -1], [-1, -1]], np.int32), np.array([[2, 1], [4, 0], [0, 0]], np.float32))
     other = ItemTable(np.array([[2], [-1], [0]], np.int32), np.array([[8], [0], [3]], np.float32))
     weights = np.array([[0.5, 1, 1, 0], [0, 1, 2, 0]], np.float32)
-    rows, scores = sum_links([one, other], np.array([0, 1, 2, 0], np.int32), weights)
-    assert rows.tolist() == [0, 1, 2]
-    assert scores.tolist() == [[0, 1, 4.5], [6, 0, 0]]
-    rows, scores = sum_links([one, other], np.zeros(0, np.int32), np.zeros((2, 0), np.float32))
-    assert (rows.shape, scores.shape) == ((0,), (2, 0))
+    links = read_links([one, other], np.array([0, 1, 2, 0], np.int32))
+    assert links.rows.tolist() == [0, 1, 2]
+    assert links.summed(weights).tolist() == [[0, 1, 4.5], [6, 0, 0]]
+    assert links.strongest().tolist() == [[0, 2, 4], [3, 0, 8]]
+    assert links.at(np.array([1, 2, 7], np.int32), links.strongest()).tolist() == [[2, 4, 0], [0, 8, 0]]
+    nothing = read_links([one, other], np.zeros(0, np.int32))
+    assert nothing.summed(np.zeros((2, 0), np.float32)).shape == nothing.strongest().shape == (2, 0)
+    assert nothing.at(np.array([1], np.int32), nothing.strongest()).tolist() == [[0], [0]]
 
 
 def test_rank_within():
@@ -311,10 +344,8 @@ def test_a_request_gets_the_same_bits_in_any_batch(release, seed, sizes, every):
         first, last = whole.offsets[start], whole.offsets[start + size]
         assert np.array_equal(part.offsets, whole.offsets[start : start + size + 1] - first)
         assert np.array_equal(part.rows, whole.rows[first:last])
-        assert np.array_equal(part.scores, whole.scores[first:last], equal_nan=True)
-        assert np.array_equal(part.ranks, whole.ranks[first:last], equal_nan=True)
-        assert np.array_equal(part.newest_step, whole.newest_step[first:last], equal_nan=True)
-        assert np.array_equal(part.fused, whole.fused[first:last])
+        for said in ("scores", "ranks", "newest_step", "strongest", "feedback", "fused"):
+            assert np.array_equal(getattr(part, said), getattr(whole, said)[first:last], equal_nan=True)
         start += size
 
 
@@ -379,5 +410,5 @@ def test_only_the_best_by_the_fused_order_go_on():
     cut = retrieve(small_retrieval(most=2), histories_of([(0, "purchase", 2.0), (1, "purchase", 1.0)], now_days=NOW))
     best = np.sort(np.argsort(-whole.fused, kind="stable")[:2])
     assert len(whole) > 2
-    for name in ("rows", "scores", "ranks", "newest_step", "fused"):
+    for name in ("rows", "scores", "ranks", "newest_step", "strongest", "fused"):
         np.testing.assert_array_equal(getattr(cut, name), getattr(whole, name)[best])

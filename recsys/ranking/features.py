@@ -18,11 +18,19 @@ from recsys.histories import (
     Float64,
     Histories,
     Int32,
+    Int64,
     Interactions,
     moment_of,
     newest_of_each,
 )
-from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, rank_within, steps_from_newest
+from recsys.retrieval.places import best_of_new, rank_within
+from recsys.retrieval.retrieve import (
+    FEEDBACK,
+    SOURCES,
+    TABLES,
+    Candidates,
+    steps_from_newest,
+)
 
 Bool = npt.NDArray[np.bool_]
 
@@ -34,6 +42,12 @@ _SOURCE_FEATURES = (
     *(f"{source}_{what}" for source in SOURCES for what in ("score", "rank")),
     *(f"{table}_share" for table in TABLES),  # of the best score
     *(f"{table}_newest" for table in TABLES),  # the score by the newest step of the history alone
+    *(f"{table}_strongest" for table in TABLES),  # the heaviest single link from the history
+    *FEEDBACK,  # how near it is to the best of the other candidates
+    "fused_score",
+    "fused_share",  # of the best one
+    "fused_rank",
+    "n_candidates",
 )
 ITEM_FEATURES = (
     *(f"sales_share_{days}d" for days in POPULARITY_WINDOWS_DAYS),  # of all buyers in the window, ×1e6, log1p
@@ -66,12 +80,10 @@ _PAIR_FEATURES = (
     "price_to_history",  # ratio to the mean price in the history
     "shared_attributes_last",  # Jaccard of attributes with the newest item, the likest of those bought together
 )
-_SPACE_FEATURES = tuple(f"{space}_{what}" for space in SPACES for what in ("last", "mean", "nearest"))
+_SPACE_FEATURES = tuple(f"{space}_{what}" for space in SPACES for what in ("last", "mean", "nearest", "to_best"))
 
 FEATURES: tuple[str, ...] = (
     *_SOURCE_FEATURES,
-    "fused_score",
-    "n_candidates",
     *ITEM_FEATURES,
     *_SHOPPER_FEATURES,
     *_PAIR_FEATURES,
@@ -138,7 +150,8 @@ def compute_features(
         bought = histories.event_types[past] == PURCHASE
         _shopper_features(block[:, _SHOPPER], past_rows, bought, histories.age_days[past])
         _pair_features(block[:, _PAIR], rows, past_rows, bought, histories.age_days[past], steps[past] == 0, tables)
-        _space_features(block[:, _SPACE], rows, past_rows, steps[past], tables)
+        best = best_of_new(candidates.fused[mine], fresh)
+        _space_features(block[:, _SPACE], rows, past_rows, steps[past], best, tables)
     return out
 
 
@@ -161,9 +174,8 @@ def _columns(names: Sequence[str]) -> slice:
     return slice(start, start + len(names))
 
 
-_SOURCES = _columns((*_SOURCE_FEATURES, "fused_score", "n_candidates"))
-_ITEMS, _SHOPPER, _PAIR, _SPACE = (
-    _columns(names) for names in (ITEM_FEATURES, _SHOPPER_FEATURES, _PAIR_FEATURES, _SPACE_FEATURES)
+_SOURCES, _ITEMS, _SHOPPER, _PAIR, _SPACE = (
+    _columns(names) for names in (_SOURCE_FEATURES, ITEM_FEATURES, _SHOPPER_FEATURES, _PAIR_FEATURES, _SPACE_FEATURES)
 )
 _AGE = FEATURES.index("item_age_days")
 # What is not unknown but none where there is no history.
@@ -180,10 +192,20 @@ def _source_features(out: Float32, candidates: Candidates, mine: slice, fresh: B
     best = np.fmax.reduce(of_tables[fresh] if fresh.any() else of_tables, axis=0, initial=0)
     best[best <= 0] = np.nan
     shares = 2 * n_sources
-    out[:, shares : shares + n_tables] = of_tables / best
-    out[:, shares + n_tables : shares + 2 * n_tables] = candidates.newest_step[mine]
-    out[:, -2] = candidates.fused[mine]
-    out[:, -1] = len(out)
+    fused = candidates.fused[mine]
+    of_new = fused[fresh] if fresh.any() else fused
+    out[:, shares:] = np.column_stack(
+        (
+            of_tables / best,
+            candidates.newest_step[mine],
+            candidates.strongest[mine],
+            candidates.feedback[mine],
+            fused,
+            fused / max(float(of_new.max(initial=0)), 1e-9),
+            1 + len(of_new) - np.sort(of_new).searchsorted(fused, side="right"),
+            np.full(len(out), len(out)),
+        )
+    )
 
 
 def _shopper_features(out: Float32, past: Int32, bought: Bool, age_days: Float32) -> None:
@@ -234,9 +256,11 @@ def _jaccard(left: Int32, right: Int32) -> Float32:
     return out
 
 
-def _space_features(out: Float32, rows: Int32, past: Int32, steps: Float32, tables: FeatureTables) -> None:
-    """Cosine to the newest item (of those bought together, the nearest), to the recency-weighted history, and to its
-    nearest item.
+def _space_features(
+    out: Float32, rows: Int32, past: Int32, steps: Float32, best: tuple[Int64, Float32], tables: FeatureTables
+) -> None:
+    """Cosine to the newest item (of those bought together, the nearest), to the recency-weighted history, to its
+    nearest item, and the mean one to the ``best`` candidates, see best_of_new().
 
     What has no vector in a space is unknown there, and not unlike: the newest item's absence leaves the first unknown,
     an older one's counts for nothing in the other two.
@@ -245,12 +269,14 @@ def _space_features(out: Float32, rows: Int32, past: Int32, steps: Float32, tabl
     for place, space in enumerate(SPACES):
         vectors = tables.spaces[space]
         mine = np.asarray(vectors[rows], np.float32)
+        target = out[:, 4 * place : 4 * place + 4]
+        target[:, 3] = mine @ (best[1] @ mine[best[0]])
+        target[~mine.any(axis=1), 3] = np.nan
         theirs = np.asarray(vectors[past], np.float32)
         known: Bool = np.logical_or.reduce(theirs != 0, axis=1)
         if not known.any():
             continue
         cosine = theirs[known] @ mine.T
-        target = out[:, 3 * place : 3 * place + 3]
         newest = steps[known] == 0
         if newest.any():
             target[:, 0] = cosine[newest].max(axis=0)

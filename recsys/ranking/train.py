@@ -16,7 +16,8 @@ from recsys.errors import ConfigError, require_at_least
 from recsys.histories import Float32, Float64, Int64
 from recsys.ranking.features import FEATURES
 from recsys.ranking.ranker import Ranker
-from recsys.retrieval.retrieve import SOURCES, TABLES, rank_within
+from recsys.retrieval.places import rank_within
+from recsys.retrieval.retrieve import SOURCES, TABLES
 
 MIN_REQUESTS = 20  # fewer teach nothing
 TRIAL_REQUESTS = 2_000  # at most, drawn for the trial: two thirds to learn from, one third to be ordered
@@ -174,8 +175,8 @@ def _direction(feature: str) -> int:
     if feature.endswith("_rank"):
         return -1
     what, _, kind = feature.rpartition("_")
-    said = (kind == "score" and what in SOURCES) or (kind in ("share", "newest") and what in TABLES)
-    return 1 if said or feature == "fused_score" or feature.startswith("sales_share_") else 0
+    said = (kind == "score" and what in SOURCES) or (kind in ("share", "newest", "strongest") and what in TABLES)
+    return 1 if said or feature.endswith("_from_best") or feature.startswith(("fused_s", "sales_share_")) else 0
 
 
 def _dcg(examples: Examples, scores: Float32, k: int = 12) -> Float64:

@@ -7,7 +7,6 @@ and "on your list, far down" are different things to a ranker.
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -16,12 +15,17 @@ from recsys.errors import require_at_least
 from recsys.histories import Float32, Histories, Int32, Int64
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.items import ItemTable
+from recsys.retrieval.links import read_links
+from recsys.retrieval.places import best_of_new, ranks_among_new
 from recsys.retrieval.users import UserTower
 
 # Item→item tables, in the order of their columns. What each holds is fitted in recsys/retrieval/fit.py.
 TABLES = ("transitions", "adjacent", "reversed", "copurchase", "linear", "content", "attributes")
 SOURCES = (*TABLES, "taste", "history", "trending", "new")
 N_PERSONAL = SOURCES.index("trending")  # the sources before it know the shopper or the page
+# What the best candidates say of each other: through the tables named, and in the taste space. See _feedback().
+FED_BACK = ("transitions", "copurchase")
+FEEDBACK = (*(f"{table}_from_best" for table in FED_BACK), "taste_to_best")
 
 
 @dataclass(frozen=True)
@@ -117,6 +121,9 @@ class Candidates:
             where a source says nothing.
         newest_step: float32 [c, len(TABLES)], what each table says by the newest step of the history alone, undecayed;
             NaN where nothing. The sum over all of the history hides what has just begun.
+        strongest: float32 [c, len(TABLES)], the heaviest single link from the history, undecayed; NaN where none. In
+            the sum, one good reason and ten weak ones look alike.
+        feedback: float32 [c, len(FEEDBACK)], how near each is to the best of the others.
         fused: float32 [c], reciprocal rank fusion over the sources: the order when there is no ranker.
     """
 
@@ -125,6 +132,8 @@ class Candidates:
     scores: Float32
     ranks: Float32
     newest_step: Float32
+    strongest: Float32
+    feedback: Float32
     fused: Float32
 
     def __len__(self) -> int:
@@ -180,7 +189,10 @@ def _join(parts: Sequence[Candidates]) -> Candidates:
     offsets = np.zeros(len(parts) + 1, np.int64)
     if not parts:
         nothing = np.zeros((0, len(SOURCES)), np.float32)
-        return Candidates(offsets, np.zeros(0, np.int32), nothing, nothing, nothing[:, : len(TABLES)], nothing[:, 0])
+        of_tables, feedback = nothing[:, : len(TABLES)], nothing[:, : len(FEEDBACK)]
+        return Candidates(
+            offsets, np.zeros(0, np.int32), nothing, nothing, of_tables, of_tables, feedback, nothing[:, 0]
+        )
     np.cumsum([len(part) for part in parts], out=offsets[1:])
     return Candidates(
         offsets,
@@ -188,6 +200,8 @@ def _join(parts: Sequence[Candidates]) -> Candidates:
         scores=np.concatenate([part.scores for part in parts]),
         ranks=np.concatenate([part.ranks for part in parts]),
         newest_step=np.concatenate([part.newest_step for part in parts]),
+        strongest=np.concatenate([part.strongest for part in parts]),
+        feedback=np.concatenate([part.feedback for part in parts]),
         fused=np.concatenate([part.fused for part in parts]),
     )
 
@@ -213,64 +227,89 @@ def _ask_sources(
     """
     config = retrieval.config
     decay = np.array([config.step_decay[name] for name in TABLES], np.float32)
-    tables = [retrieval.tables[name] for name in TABLES]
-    linked, links = sum_links(tables, past, decay[:, None] ** steps)
+    links = read_links([retrieval.tables[name] for name in TABLES], past)
+    summed = links.summed(decay[:, None] ** steps)
+    rows, narrow = _bring(retrieval, links.rows, summed, past, nearest, few, barred)
+    scores = _scores_of(retrieval, rows, links.at(rows, summed), past, steps, vectors)
+
+    unknown, known = np.isnan(scores), np.isin(rows, past)
+    ranks = ranks_among_new(np.where(unknown, np.inf, -scores), known)
+    ranks[unknown] = np.nan
+    fused = fuse(ranks, config.fusion_weight)
+    if len(rows) > config.most and not narrow:
+        best = np.sort(np.argsort(-fused, kind="stable")[: config.most])
+        rows, fused, known = rows[best], fused[best], known[best]
+        scores, ranks = scores[:, best], ranks[:, best]
+    newest_step = links.at(rows, links.summed(np.tile(steps == 0, (len(TABLES), 1)).astype(np.float32)))
+    strongest = links.at(rows, links.strongest())
+    newest_step[newest_step <= 0] = np.nan
+    strongest[strongest <= 0] = np.nan
+    return Candidates(
+        np.array([0, len(rows)], np.int64),
+        rows,
+        scores=scores.T,
+        ranks=ranks.T,
+        newest_step=newest_step.T,
+        strongest=strongest.T,
+        feedback=_feedback(retrieval, rows, *best_of_new(fused, ~known)),
+        fused=fused,
+    )
+
+
+def _bring(
+    retrieval: Retrieval,
+    linked: Int32,
+    links: Float32,
+    past: Int32,
+    nearest: Int32,
+    few: Int32 | None,
+    barred: Int32 | None,
+) -> tuple[Int32, bool]:
+    """The rows that any source brings, ascending; whether they had to be filled up with the ``few`` that may be shown.
+
+    ``links`` [t, r] is how much each table links to each of ``linked`` [r].
+    """
+    config = retrieval.config
     if barred is not None:
         allowed = ~np.isin(linked, barred)
         linked, links = linked[allowed], links[:, allowed]
     sells, is_new = retrieval.trending_rows[: config.trending_depth], retrieval.newest[: config.new_depth]
-    brought = (*_best_linked(linked, links, config.depth), nearest, past, sells, is_new)
-    rows = np.unique(np.concatenate(brought))
+    rows = np.unique(np.concatenate((*_best_linked(linked, links, config.depth), nearest, past, sells, is_new)))
     if barred is not None:
         rows = rows[~np.isin(rows, barred)]
         few = None if few is None else few[~np.isin(few, barred)]
-    narrow = few is not None and np.isin(few, rows, assume_unique=True).sum() < min(config.depth, len(few))
-    if few is not None and narrow:
-        rows = np.union1d(rows, few)
+    if few is None or np.isin(few, rows, assume_unique=True).sum() >= min(config.depth, len(few)):
+        return rows, False
+    return np.union1d(rows, few), True
 
+
+def _scores_of(
+    retrieval: Retrieval, rows: Int32, linked: Float32, past: Int32, steps: Float32, vectors: Float32
+) -> Float32:
+    """What every source says of ``rows`` [c], the tables saying ``linked`` [t, c]: float32 [s, c], NaN: nothing."""
+    is_new = retrieval.newest[: retrieval.config.new_depth]
     scores = np.zeros((len(SOURCES), len(rows)), np.float32)  # 0: says nothing, until it becomes NaN below
     n_tables = len(TABLES)
-    scores[:n_tables] = _links_to(rows, linked, links)
-    latest = past[steps == 0]
-    if len(latest) < len(past):
-        linked, links = sum_links(tables, latest, np.ones((n_tables, len(latest)), np.float32))
-    newest_step = _links_to(rows, linked, links)
-    newest_step[newest_step <= 0] = np.nan
+    scores[:n_tables] = linked
     scores[n_tables + 1] = np.float32(0.8) ** steps @ (past[:, None] == rows)
     scores[n_tables + 2] = retrieval.trending[rows]
     scores[n_tables + 3] = (1 / np.arange(1, len(is_new) + 1, dtype=np.float32)) @ (is_new[:, None] == rows)
     scores[scores <= 0] = np.nan
     # An inner product may be zero or less and mean it; what is unknown here has no vector.
     scores[n_tables] = np.nan if retrieval.taste_index is None else _best_likeness(retrieval.taste[rows], vectors)
-
-    unknown = np.isnan(scores)
-    ranks = _ranks_among_new(np.where(unknown, np.inf, -scores), np.isin(rows, past))
-    ranks[unknown] = np.nan
-    fused = fuse(ranks, config.fusion_weight)
-    if len(rows) > config.most and not narrow:
-        best = np.sort(np.argsort(-fused, kind="stable")[: config.most])
-        rows, fused = rows[best], fused[best]
-        scores, ranks, newest_step = scores[:, best], ranks[:, best], newest_step[:, best]
-    offsets = np.array([0, len(rows)], np.int64)
-    return Candidates(offsets, rows, scores=scores.T, ranks=ranks.T, newest_step=newest_step.T, fused=fused)
+    return scores
 
 
-def _links_to(rows: Int32, linked: Int32, links: Float32) -> Float32:
-    """What sum_links() found, asked for these ``rows`` [c]: float32 [t, c], 0 where a table does not link to one."""
-    if len(linked) == 0:
-        return np.zeros((len(links), len(rows)), np.float32)
-    place = np.minimum(linked.searchsorted(rows), len(linked) - 1)
-    found: Float32 = links[:, place] * (linked[place] == rows)
-    return found
-
-
-def _ranks_among_new(costs: Float32, known: npt.NDArray[np.bool_]) -> Float32:
-    """1 + how many that are not ``known`` [c] cost less, in each row of ``costs`` [s, c]; of equals the first."""
-    order = np.argsort(costs, axis=1, kind="stable")
-    counts = ~known[order]
-    ranks = np.empty_like(costs)
-    np.put_along_axis(ranks, order, (counts.cumsum(axis=1) - counts + 1).astype(np.float32), axis=1)
-    return ranks
+def _feedback(retrieval: Retrieval, rows: Int32, best: Int64, weights: Float32) -> Float32:
+    """FEEDBACK of ``rows`` [c], of which ``best`` [b] count ``weights``: float32 [c, len(FEEDBACK)], NaN: unknown."""
+    out = np.full((len(rows), len(FEEDBACK)), np.nan, np.float32)
+    if len(best):
+        links = read_links([retrieval.tables[name] for name in FED_BACK], rows[best])
+        out[:, :-1] = links.at(rows, links.summed(np.tile(weights, (len(FED_BACK), 1)))).T
+        taste = retrieval.taste[rows]
+        out[:, -1] = taste @ (weights @ taste[best])
+        out[~taste.any(axis=1), -1] = np.nan
+    return out
 
 
 def fuse(ranks: Float32, weights: Mapping[str, float]) -> Float32:
@@ -306,38 +345,6 @@ def steps_from_newest(histories: Histories) -> Float32:
     newest = changes[np.maximum(histories.offsets[1:] - 1, 0)]
     steps: Float32 = (np.repeat(newest, histories.lengths) - changes).astype(np.float32)
     return steps
-
-
-def sum_links(tables: Sequence[ItemTable], past: Int32, weights: Float32) -> tuple[Int32, Float32]:
-    """score(c) = Σ_j w_j · E[h_j, c] over one request's history h, for every c that any h_j points to, by table.
-
-    Args:
-        tables: t of them.
-        past: rows of the history, int32 [h].
-        weights: of each event by table, float32 [t, h].
-    Returns:
-        rows int32 [r], ascending, and float32 [t, r]: 0 where a table does not link to the row.
-    """
-    neighbours = [np.asarray(table.neighbours[past]).ravel() for table in tables]
-    values = [(table.weights[past] * mine[:, None]).ravel() for table, mine in zip(tables, weights)]
-    rows, place = np.unique(np.concatenate(neighbours), return_inverse=True)
-    place += np.repeat(np.arange(len(tables)) * len(rows), [len(each) for each in neighbours])
-    sums = np.bincount(place, weights=np.concatenate(values), minlength=len(tables) * len(rows))
-    scores = sums.reshape(len(tables), len(rows)).astype(np.float32)
-    first = int(rows.searchsorted(0))  # -1 stands for "no neighbour"
-    return rows[first:], scores[:, first:]
-
-
-def rank_within(group: npt.NDArray[np.integer[Any]], scores: npt.NDArray[Any]) -> Float32:
-    """1 for a group's highest score, 2 for the next; NaN stays NaN; equal scores in the order given."""
-    known = np.flatnonzero(~np.isnan(scores))
-    order = known[np.lexsort((-scores[known], group[known]))]
-    grouped = group[order]
-    starts = np.flatnonzero(np.concatenate([[True], grouped[1:] != grouped[:-1]])) if len(order) else order
-    lengths = np.diff(np.append(starts, len(order)))
-    ranks = np.full(len(scores), np.nan, np.float32)
-    ranks[order] = np.arange(len(order)) - np.repeat(starts, lengths) + 1
-    return ranks
 
 
 def _best_linked(rows: Int32, scores: Float32, depth: int) -> list[Int32]:
