@@ -27,7 +27,7 @@ from recsys.schema import HISTORY_EVENT_TYPES
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """What fit_release() and fit_ranker() need to know."""
+    """What a Workshop needs to know."""
 
     tables: TablesConfig = TablesConfig()
     index: IndexConfig = IndexConfig()
