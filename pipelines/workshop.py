@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.examples import Progress, no_progress, rank_examples
-from pipelines.newcomers import draw_newcomers, hide_arrivals, questions_about
+from pipelines.newcomers import draw_newcomers, hide_past, questions_about
 from pipelines.recipe import ItemVectors, RecipeConfig, Shop, fit_release, index_shop
 from pipelines.tastes import train_taste
 from pipelines.tuning import (
@@ -184,7 +184,7 @@ class Workshop:
             catalogue, questions, config.examples.hidden_share, config.examples.hidden_draws, config.seed
         ):
             known = self.shop.interactions.select(~hidden[self.shop.interactions.rows])
-            shop = replace(self.shop, catalogue=hide_arrivals(catalogue, hidden, start), interactions=known)
+            shop = replace(self.shop, catalogue=hide_past(catalogue, hidden, start), interactions=known)
             release = fit_release(shop, self.vectors, self._taste_without(hidden, start), start, config, self.content)
             item_ids = {catalogue.item_ids[row] for row in np.flatnonzero(hidden)}
             about = questions_about(questions, item_ids)
