@@ -5,9 +5,8 @@ from scipy import sparse
 from scipy.sparse.linalg import svds
 
 from recsys.histories import Float32, Int32
-from recsys.retrieval.items import ItemTable, empty_table, top_table
+from recsys.retrieval.items import ItemTable, empty_table, top_of_product
 
-BLOCK = 2_048  # rows of the product computed at once
 MAX_HOLDERS = 200  # an attribute of more items than this brings no neighbours: everything shares it
 
 
@@ -38,19 +37,7 @@ def attribute_table(vectors: sparse.csr_matrix, k: int) -> ItemTable:
     telling = vectors[:, np.flatnonzero(holders <= MAX_HOLDERS)].tocsr()
     if telling.nnz == 0:
         return empty_table(n_items)
-    turned = telling.T.tocsr()
-    parts = []
-    for start in range(0, n_items, BLOCK):
-        near = (telling[start : start + BLOCK] @ turned).tocoo()
-        other = near.row + start != near.col
-        near = sparse.coo_matrix((near.data[other], (near.row[other], near.col[other])), shape=near.shape)
-        parts.append(top_table(near.tocsr(), k))
-    width = max(part.neighbours.shape[1] for part in parts)
-    pads = [((0, 0), (0, width - part.neighbours.shape[1])) for part in parts]
-    return ItemTable(
-        np.concatenate([np.pad(part.neighbours, pad, constant_values=-1) for part, pad in zip(parts, pads)]),
-        np.concatenate([np.pad(part.weights, pad) for part, pad in zip(parts, pads)]),
-    )
+    return top_of_product(telling, telling.T.tocsr(), k, lambda _row, _column, cosine: cosine)
 
 
 def attribute_space(vectors: sparse.csr_matrix, dim: int) -> np.ndarray:

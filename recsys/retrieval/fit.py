@@ -13,7 +13,7 @@ from recsys.retrieval.index import IndexConfig, ItemIndex, build_index
 from recsys.retrieval.items import (
     ItemTable,
     content_table,
-    copurchase_cosine,
+    copurchase_table,
     empty_table,
     log_transition_weights,
     top_table,
@@ -182,14 +182,14 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
 def copurchase_of(events: Interactions, n_items: int, config: TablesConfig) -> ItemTable:
     """What is taken by the same shoppers."""
     taken = _taken(events)
-    cosine = copurchase_cosine(
+    return copurchase_table(
         taken.shoppers,
         taken.rows,
         n_items,
+        config.neighbours,
         shrinkage=config.shrinkage,
         heavy_shopper_power=config.heavy_shopper_power,
     )
-    return top_table(cosine, config.neighbours)
 
 
 def _taken(events: Interactions) -> Interactions:
