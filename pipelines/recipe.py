@@ -47,7 +47,8 @@ class ItemVectors:
     Attributes:
         fused: float32 [n, d], unit norm or zero: what the index holds.
         image, text: float16 [n, d'], unit norm or zero: for likeness features and explanations.
-        cutoff: UTC; the behaviour that shaped them is from before it.
+        cutoff: UTC; the behaviour that shaped them is from before it, and so are the reviews in them, but for what
+            add_newest_reviews() made.
     """
 
     fused: Float32

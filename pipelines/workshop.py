@@ -24,6 +24,7 @@ from recsys.artifacts import Release
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.histories import days_since_epoch
 from recsys.ranking.train import Examples, join_examples, train_ranker
+from recsys.retrieval.fit import index_embeddings
 from recsys.retrieval.users import Taste
 
 
@@ -56,12 +57,16 @@ class Workshop:
         self._ranker_is_tuned = False
         self._examples: dict[tuple[datetime, datetime], list[Examples]] = {}
 
-    def ranked_release(self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime) -> Release:
+    def ranked_release(
+        self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime, newest: ItemVectors | None = None
+    ) -> Release:
         """A release as of ``as_of`` whose ranker learned at each earlier cut.
 
         Args:
             cuts: label windows [start, end), each over before ``as_of``, all after the cut-off of the vectors.
             as_of: the release has seen what is before this.
+            newest: vectors for this release, the last one made here, that know more than the ranker may learn from:
+                see add_newest_reviews(). None: the same.
         """
         parts = [part for start, end in cuts for part in self.examples(start, end)]
         parts += [part for start, end in cuts[-1:] for part in self.examples_of_newcomers(start, end)]
@@ -71,6 +76,11 @@ class Workshop:
             self._tune_ranker(examples)
             config = self.config
             ranker = train_ranker(examples, config.ranker, seed=config.seed, threads=config.threads)
+        if newest is not None and newest is not self.vectors:
+            config, self._latest, self.vectors = self.config, None, newest
+            self.content = index_embeddings(
+                self.content, newest.fused, tables=config.tables, index=config.index, threads=config.threads
+            )
         return replace(self.release_at(as_of), ranker=ranker)
 
     def tune(self, cuts: Sequence[tuple[datetime, datetime]], pinned: Collection[str] = ()) -> None:

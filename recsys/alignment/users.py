@@ -186,7 +186,8 @@ def train_user_tower(
         threads: torch threads.
         progress: show a progress bar on standard error.
         shoppers: whose each example is, int32 [q]; None: each is of somebody else.
-        earlier: of an earlier moment and the same content: training goes on from there, for ``refresh_epochs``.
+        earlier: of an earlier moment, with content in the same spaces: training goes on from there, for
+            ``refresh_epochs``.
 
     Returns:
         Tower and item vectors, as arrays. Without a single usable example: the untrained ones.
