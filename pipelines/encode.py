@@ -24,7 +24,7 @@ from recsys.alignment.spaces import LikenessSpace, fit_space, save_spaces
 from recsys.alignment.train import train_alignment
 from recsys.encoders import Encoded, encode_images, encode_texts, load_image_encoder
 from recsys.encoders.text import item_text
-from recsys.histories import Interactions, days_since_epoch
+from recsys.histories import Int32, Interactions, days_since_epoch
 
 
 @dataclass(frozen=True)
@@ -85,7 +85,7 @@ def encode_shop(
 
     Args:
         items, reviews: ITEMS and REVIEWS frames.
-        as_of: reviews written later are not used; ages are counted from here.
+        as_of: reviews written later are encoded too, but they are in no item's vector; ages are counted from here.
         config: encoders, cache folder, image root.
         progress: show bars on stderr.
     """
@@ -97,17 +97,7 @@ def encode_shop(
     texts = encode_texts(
         [item_text(*each) for each in fields], config.text_encoder, cache, progress, threads=config.threads
     )
-    known = _reviews_by_row(items, reviews, as_of)
-    said = encode_texts(known["said"].to_list(), config.text_encoder, cache, progress, threads=config.threads)
-    pooled = pool_reviews(
-        said.vectors,
-        np.where(said.present, known["row"].to_numpy(), -1).astype(np.int32),
-        len(items),
-        known["rating"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
-        known["helpful_votes"].to_numpy(),
-        known["age_days"].cast(pl.Float32).to_numpy(),
-        config.reviews,
-    )
+    pooled, said = _pool_reviews(items, reviews, as_of, config, progress)
     modalities = {
         "image": Modality(images.vectors, images.present),
         "text": Modality(texts.vectors, texts.present),
@@ -125,17 +115,11 @@ def encode_shop(
 def align_shop(
     encoded: EncodedShop, events: Interactions, cutoff: datetime, config: NightConfig, progress: bool = True
 ) -> AlignedShop:
-    """Train the aligner on behaviour before ``cutoff`` and embed every item.
+    """Train the aligner on behaviour before ``cutoff`` and embed every item; so should ``encoded`` have its reviews.
 
     The ranker's examples all lie after ``cutoff``: so likeness means the same to it in training and in serving.
     """
-    past = events.select(events.time_days < days_since_epoch(cutoff))
-    pairs = bought_together(past)
-    modalities = encoded.modalities
-    if _with_content(modalities) < 2:
-        modalities = {"behaviour": behaviour_modality(past, encoded.n_items, SPACE_DIM)}
-    if config.alignment.fusion == "graph":
-        modalities = with_neighbours(modalities, pairs)
+    modalities, pairs = _what_is_aligned(encoded, events, cutoff, config)
     alignment = config.alignment
     if len(modalities) == 1:  # an ensemble disagrees about what goes with what; alone, there is nothing to align with
         alignment = replace(alignment, members=1)
@@ -159,6 +143,46 @@ def align_shop(
     return AlignedShop(aligner, modalities, encoded.spaces, vectors)
 
 
+def add_newest_reviews(
+    aligned: AlignedShop,
+    encoded: EncodedShop,
+    items: pl.DataFrame,
+    reviews: pl.DataFrame,
+    events: Interactions,
+    as_of: datetime,
+    config: NightConfig,
+) -> AlignedShop:
+    """What align_shop() made of ``encoded``, with the reviews up to ``as_of``; the same where that adds nothing.
+
+    For what is published only: who learns or is judged from the cutoff of the vectors on would read in an item's vector
+    what its buyers were about to say of it. The aligner stays as it is, and one that learned of no reviews cannot place
+    any.
+    """
+    cutoff = aligned.vectors.cutoff
+    newer = reviews.filter(pl.col("timestamp").is_between(cutoff, as_of, closed="left"))
+    if "reviews" not in aligned.aligner.shape.modalities or newer.is_empty():
+        return aligned
+    pooled, _ = _pool_reviews(items, reviews, as_of, config, progress=False)
+    renewed = replace(encoded, modalities={**encoded.modalities, "reviews": pooled})
+    modalities, _ = _what_is_aligned(renewed, events, cutoff, config)
+    fused = aligned.aligner.embed(modalities, threads=config.threads)
+    return replace(aligned, modalities=modalities, vectors=replace(aligned.vectors, fused=fused))
+
+
+def _what_is_aligned(
+    encoded: EncodedShop, events: Interactions, cutoff: datetime, config: NightConfig
+) -> tuple[Mapping[str, Modality], Int32]:
+    """The modalities that an aligner learns from and embeds, and what was bought together before ``cutoff``."""
+    past = events.select(events.time_days < days_since_epoch(cutoff))
+    pairs = bought_together(past)
+    modalities = encoded.modalities
+    if _with_content(modalities) < 2:
+        modalities = {"behaviour": behaviour_modality(past, encoded.n_items, SPACE_DIM)}
+    if config.alignment.fusion == "graph":
+        modalities = with_neighbours(modalities, pairs)
+    return modalities, pairs
+
+
 def _concepts(config: NightConfig) -> dict[str, Concepts]:
     """What the image encoder's classifier names, where it knows the thousand classes of ImageNet."""
     classifier = load_image_encoder(config.image_encoder).classifier
@@ -174,16 +198,28 @@ def _with_content(modalities: Mapping[str, Modality]) -> int:
     return int(np.any([modality.present for modality in modalities.values()], axis=0).sum()) if modalities else 0
 
 
-def _reviews_by_row(items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime) -> pl.DataFrame:
+def _pool_reviews(
+    items: pl.DataFrame, reviews: pl.DataFrame, as_of: datetime, config: NightConfig, progress: bool
+) -> tuple[Modality, Encoded]:
+    """Every item's reviews from before ``as_of`` as one vector; and the encodings of all reviews of known items."""
     rows = pl.DataFrame({"item_id": items["item_id"], "row": np.arange(len(items), dtype=np.int32)})
-    return (
-        reviews.filter(pl.col("timestamp") < as_of)
-        .join(rows, on="item_id", maintain_order="left")
-        .with_columns(
-            said=pl.concat_str("title", "text", separator=". ", ignore_nulls=True),
-            age_days=(pl.lit(as_of) - pl.col("timestamp")).dt.total_microseconds() / 86_400e6,
-        )
+    known = reviews.join(rows, on="item_id", maintain_order="left").with_columns(
+        said=pl.concat_str("title", "text", separator=". ", ignore_nulls=True),
+        age_days=(pl.lit(as_of) - pl.col("timestamp")).dt.total_microseconds() / 86_400e6,
+        written=pl.col("timestamp") < as_of,
     )
+    cache = Path(config.paths.cache)
+    said = encode_texts(known["said"].to_list(), config.text_encoder, cache, progress, threads=config.threads)
+    pooled = pool_reviews(
+        said.vectors,
+        np.where(said.present & known["written"].to_numpy(), known["row"].to_numpy(), -1).astype(np.int32),
+        len(items),
+        known["rating"].cast(pl.Float32).fill_null(float("nan")).to_numpy(),
+        known["helpful_votes"].to_numpy(),
+        known["age_days"].cast(pl.Float32).to_numpy(),
+        config.reviews,
+    )
+    return pooled, said
 
 
 def _counts(images: Encoded, texts: Encoded, said: Encoded) -> dict[str, int]:

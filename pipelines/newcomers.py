@@ -35,10 +35,20 @@ def draw_newcomers(
             yield hidden
 
 
-def hide_arrivals(catalogue: Catalogue, hidden: npt.NDArray[np.bool_], as_of: datetime) -> Catalogue:
-    """The same catalogue with the ``hidden`` items arriving just at ``as_of``, where their arrival is known."""
+def hide_past(catalogue: Catalogue, hidden: npt.NDArray[np.bool_], as_of: datetime) -> Catalogue:
+    """The same catalogue with the ``hidden`` items arriving just at ``as_of``, where their arrival is known.
+
+    Nobody has reviewed them: a count of reviews would tell which of them have sold.
+    """
     known = hidden & ~np.isnan(catalogue.created_at_days)
-    return replace(catalogue, created_at_days=np.where(known, days_since_epoch(as_of), catalogue.created_at_days))
+    kept = ~hidden[catalogue.review_rows]
+    return replace(
+        catalogue,
+        created_at_days=np.where(known, days_since_epoch(as_of), catalogue.created_at_days),
+        review_rows=catalogue.review_rows[kept],
+        review_ratings=catalogue.review_ratings[kept],
+        review_days=catalogue.review_days[kept],
+    )
 
 
 def questions_about(questions: EvaluationSet, item_ids: set[str]) -> EvaluationSet:

@@ -91,7 +91,7 @@ def _tuned(tuning: Mapping[str, Any]) -> list[str]:
         for trial in tuning["changed"]
     ]
     if not tuning["numbers"].get("retrieval.repeats", True):
-        notes.append("Hardly anybody took again what they had: of their own past, nothing is recommended to anybody.")
+        notes.append("Hardly anybody took again what they had: nothing of a shopper's own past is a candidate.")
     if tuning["ran_out_of_time"]:
         notes.append("Tuning ran out of its time: what was not reached stayed as it was.")
     return notes or [f"Tuned {of}: no number was surely better than the one that stood."]

@@ -27,7 +27,7 @@ from recsys.schema import HISTORY_EVENT_TYPES
 
 @dataclass(frozen=True)
 class RecipeConfig:
-    """What fit_release() and fit_ranker() need to know."""
+    """What a Workshop needs to know."""
 
     tables: TablesConfig = TablesConfig()
     index: IndexConfig = IndexConfig()
@@ -47,7 +47,8 @@ class ItemVectors:
     Attributes:
         fused: float32 [n, d], unit norm or zero: what the index holds.
         image, text: float16 [n, d'], unit norm or zero: for likeness features and explanations.
-        cutoff: UTC; the behaviour that shaped them is from before it.
+        cutoff: UTC; the behaviour that shaped them is from before it, and so are the reviews in them, but for what
+            add_newest_reviews() made.
     """
 
     fused: Float32

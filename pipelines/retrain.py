@@ -4,8 +4,9 @@ database → Parquet log → encode what is new → align → tastes and candida
 release → live
 
 The release is judged by a twin: the same recipe fitted up to the last days, which then answers them. What is published
-is fitted to the end, and the manifest names both moments. Killed anywhere, the night leaves the live release as it was,
-and the next run encodes nothing twice.
+is fitted to the end, and the manifest names both moments. Only what is published has the newest reviews in its items'
+vectors: in the twin's, and in those that the ranker learns from, a buyer's words would tell of the purchase. Killed
+anywhere, the night leaves the live release as it was, and the next run encodes nothing twice.
 """
 
 import argparse
@@ -25,7 +26,7 @@ import polars as pl
 from sqlalchemy import Engine, func, select
 
 from pipelines.catalogue import build_catalogue
-from pipelines.encode import AlignedShop, EncodedShop, align_shop, encode_shop
+from pipelines.encode import AlignedShop, EncodedShop, add_newest_reviews, align_shop, encode_shop
 from pipelines.judge import RELEASE, Judgement, judge
 from pipelines.night_config import NightConfig, load_config
 from pipelines.night_report import write_night_report
@@ -100,8 +101,9 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
             temporal_split(first, moment_of(targets.max()), config.split, test_windows=windows, targets_days=targets)
             for windows in (1, 0)
         )
+        written = reviews.filter(pl.col("timestamp") < end)
     with stages.stage("encode pictures and words"):
-        encoded = encode_shop(items, reviews, end, config, stages.progress)
+        encoded = encode_shop(items, written, judged.cuts[0], config, stages.progress)
     with stages.stage("align"):
         aligned = align_shop(encoded, shop.interactions, judged.cuts[0], config, stages.progress)
     recipe = start_from_last_night(engine, config, end)
@@ -114,7 +116,8 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("judge on the test window"):
         judgement = _judge(twin, shop, judged, config)
     with stages.stage("fit to the end"):
-        release = workshop.ranked_release(published.windows, end)
+        aligned = add_newest_reviews(aligned, encoded, items, written, shop.interactions, end, config)
+        release = workshop.ranked_release(published.windows, end, aligned.vectors)
     with stages.stage("index the words"):
         words = build_search(
             items,

@@ -161,10 +161,10 @@ def start_from(
 
 
 def _is_pinned(name: str, pinned: Collection[str]) -> bool:
-    """Whether the number, or the table it stands in, was set by hand; of a ranker's shape, any part of it."""
+    """Whether the number, or a table it stands in, was set by hand; of a ranker's shape, any part of it."""
     if name == "ranker.shape":
-        return any(one in pinned for one in ("ranker.leaves", "ranker.learning_rate", "ranker.min_leaf"))
-    return name in pinned
+        return any(_is_pinned(f"ranker.{part}", pinned) for part in ("leaves", "learning_rate", "min_leaf"))
+    return any(name == one or name.startswith(f"{one}.") for one in pinned)
 
 
 class Tuner:
@@ -175,7 +175,7 @@ class Tuner:
         self.trials: list[Trial] = []
         self.ran_out = False
         self._seconds = self._seconds_left = seconds
-        self._pinned = pinned  # "table.key" of what was set by hand
+        self._pinned = pinned  # "table.key", or "table", of what was set by hand
 
     def choose(
         self, name: str, now: Any, values: Sequence[Any], judge: Callable[[Any], Float64], *, reserve: float = 0.0
@@ -207,6 +207,32 @@ class Tuner:
         if self.inner.n_wanted < ENOUGH or _is_pinned("retrieval.repeats", self._pinned):
             return config
         return replace(config, repeats=self.inner.share_had > RARELY)
+
+    def how_many_go_on(self, config: RetrievalConfig, ranks: Sequence[np.ndarray]) -> RetrievalConfig:
+        """The shallowest of DEPTHS and the present depth that holds nearly all that the deepest of them holds.
+
+        ``ranks`` are of each request's wanted items in the fused order, inf where one was not found; few prove nothing.
+        """
+        if self.inner.n_wanted < ENOUGH or _is_pinned("retrieval.most", self._pinned):
+            return config
+        held = {most: sum(int((mine <= most).sum()) for mine in ranks) for most in {*DEPTHS, config.most}}
+        best = next(most for most in sorted(held) if held[most] >= KEPT_RECALL * held[max(held)])
+        if best == config.most:
+            return config
+        share = 1 / self.inner.n_wanted
+        # Not NDCG but recall: how many of the wanted go on to the ranker.
+        self.trials.append(Trial("retrieval.most", config.most, best, held[config.most] * share, held[best] * share))
+        return replace(config, most=best)
+
+    def led_by(self, source: str, weights: Mapping[str, float]) -> dict[str, float]:
+        """``weights`` with one source far above the others, but for those set by hand; as they are for "none"."""
+        if source not in weights:
+            return dict(weights)
+        led = {name: 0.05 * weight for name, weight in weights.items()} | {source: WEIGHTS[-1]}
+        return {
+            name: weights[name] if _is_pinned(f"retrieval.fusion_weight.{name}", self._pinned) else weight
+            for name, weight in led.items()
+        }
 
     def _over(self, reserve: float) -> bool:
         over = self._seconds_left <= reserve * self._seconds
@@ -316,9 +342,12 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
 
     # One weight at a time never gets from "all alike" to "mostly this one", which is best where one source knows most.
     lead = tuner.choose(
-        "retrieval.lead", "none", SOURCES, lambda source: inner.ndcg(ranks_by(led_by(source, config.fusion_weight)))
+        "retrieval.lead",
+        "none",
+        SOURCES,
+        lambda source: inner.ndcg(ranks_by(tuner.led_by(source, config.fusion_weight))),
     )
-    weights = led_by(lead, config.fusion_weight)
+    weights = tuner.led_by(lead, config.fusion_weight)
     for _ in range(2):
         for source in SOURCES:
             chosen = tuner.choose(
@@ -328,24 +357,7 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
                 lambda value, source=source: inner.ndcg(ranks_by(weights | {source: value})),
             )
             weights[source] = chosen
-    config = replace(config, fusion_weight=weights)
-    found = ranks_by(weights)
-    held = {most: sum(int((mine <= most).sum()) for mine in found) for most in (*DEPTHS, config.most)}
-    enough = [most for most in DEPTHS if held[most] >= KEPT_RECALL * held[DEPTHS[-1]]]
-    if enough and enough[0] != config.most and inner.n_wanted >= ENOUGH:
-        share = 1 / inner.n_wanted
-        # Not NDCG but recall: how many of the wanted go on to the ranker.
-        trial = Trial("retrieval.most", config.most, enough[0], held[config.most] * share, held[enough[0]] * share)
-        tuner.trials.append(trial)
-        config = replace(config, most=enough[0])
-    return config
-
-
-def led_by(source: str, weights: Mapping[str, float]) -> dict[str, float]:
-    """``weights`` with one source far above the others; as they are for "none"."""
-    if source not in weights:
-        return dict(weights)
-    return {name: 0.05 * weight for name, weight in weights.items()} | {source: WEIGHTS[-1]}
+    return tuner.how_many_go_on(replace(config, fusion_weight=weights), ranks_by(weights))
 
 
 def tune_ranker(

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from pipelines.examples import Progress, no_progress, rank_examples
-from pipelines.newcomers import draw_newcomers, hide_arrivals, questions_about
+from pipelines.newcomers import draw_newcomers, hide_past, questions_about
 from pipelines.recipe import ItemVectors, RecipeConfig, Shop, fit_release, index_shop
 from pipelines.tastes import train_taste
 from pipelines.tuning import (
@@ -24,6 +24,7 @@ from recsys.artifacts import Release
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.histories import days_since_epoch
 from recsys.ranking.train import Examples, join_examples, train_ranker
+from recsys.retrieval.fit import index_embeddings
 from recsys.retrieval.users import Taste
 
 
@@ -56,12 +57,16 @@ class Workshop:
         self._ranker_is_tuned = False
         self._examples: dict[tuple[datetime, datetime], list[Examples]] = {}
 
-    def ranked_release(self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime) -> Release:
+    def ranked_release(
+        self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime, newest: ItemVectors | None = None
+    ) -> Release:
         """A release as of ``as_of`` whose ranker learned at each earlier cut.
 
         Args:
             cuts: label windows [start, end), each over before ``as_of``, all after the cut-off of the vectors.
             as_of: the release has seen what is before this.
+            newest: vectors for this release, the last one made here, that know more than the ranker may learn from:
+                see add_newest_reviews(). None: the same.
         """
         parts = [part for start, end in cuts for part in self.examples(start, end)]
         parts += [part for start, end in cuts[-1:] for part in self.examples_of_newcomers(start, end)]
@@ -71,6 +76,11 @@ class Workshop:
             self._tune_ranker(examples)
             config = self.config
             ranker = train_ranker(examples, config.ranker, seed=config.seed, threads=config.threads)
+        if newest is not None and newest is not self.vectors:
+            config, self._latest, self.vectors = self.config, None, newest
+            self.content = index_embeddings(
+                self.content, newest.fused, tables=config.tables, index=config.index, threads=config.threads
+            )
         return replace(self.release_at(as_of), ranker=ranker)
 
     def tune(self, cuts: Sequence[tuple[datetime, datetime]], pinned: Collection[str] = ()) -> None:
@@ -184,7 +194,7 @@ class Workshop:
             catalogue, questions, config.examples.hidden_share, config.examples.hidden_draws, config.seed
         ):
             known = self.shop.interactions.select(~hidden[self.shop.interactions.rows])
-            shop = replace(self.shop, catalogue=hide_arrivals(catalogue, hidden, start), interactions=known)
+            shop = replace(self.shop, catalogue=hide_past(catalogue, hidden, start), interactions=known)
             release = fit_release(shop, self.vectors, self._taste_without(hidden, start), start, config, self.content)
             item_ids = {catalogue.item_ids[row] for row in np.flatnonzero(hidden)}
             about = questions_about(questions, item_ids)

@@ -49,7 +49,8 @@ class Manifest:
     Attributes:
         version: "<cut-off>-<hash>"; the hash covers files, configuration and cut-off, so the same input gives the same.
         data_cutoff: UTC; every event it has seen is before this.
-        embedding_cutoff: UTC; the aligner saw behaviour before this only.
+        embedding_cutoff: UTC; the aligner saw behaviour and reviews before this only. The items of a published release
+            are embedded with their reviews up to ``data_cutoff``.
         code_commit: git commit it was made by, "" outside a checkout.
         config: every stage's configuration, with the numbers that the night chose for itself.
         tuning: what it chose: name → before, after and what each was worth on the inner split.

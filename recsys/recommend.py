@@ -1,8 +1,8 @@
 """The request, whole: history → candidates from every source → features → ranker → rules → slate.
 
-This is the only request path: the service, the offline A/B, the night's own evaluation and the batch export call
-:func:`recommend`, and the ranker is trained on :func:`score_inputs`, its first half. What is measured is what is
-served. It needs no torch: everything learned by torch reaches it as arrays.
+This is the only request path: the service, the offline A/B and the night's own evaluation call :func:`recommend`, and
+the ranker is trained on what the same :func:`find_candidates` brings, with the same features. What is measured is what
+is served. It needs no torch: everything learned by torch reaches it as arrays.
 """
 
 from collections.abc import Callable, Iterator, Sequence
@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from recsys.artifacts import Release
-from recsys.histories import Float32, Histories, Int64, read_histories
+from recsys.histories import Float32, Histories, Int32, Int64, read_histories
 from recsys.ranking import rules
 from recsys.ranking.features import compute_features, refuse_leakage
 from recsys.reasons import explain, why_filled
@@ -79,7 +79,7 @@ def find_candidates(
 def score_inputs(
     release: Release, requests: Sequence[Request], available: npt.NDArray[np.bool_] | None = None
 ) -> tuple[Histories, Candidates, Float32]:
-    """The same with the features: what the ranker sees, in training and in serving."""
+    """The same with the features of every candidate: the first half of recommend(), for tests and measurements."""
     histories, candidates = find_candidates(release, requests, available)
     return histories, candidates, compute_features(candidates, histories, release.tables)
 
@@ -87,8 +87,8 @@ def score_inputs(
 def _recommend_batch(release: Release, requests: Sequence[Request], mask: npt.NDArray[np.bool_]) -> list[Slate]:
     histories, candidates = find_candidates(release, requests, mask)
     features = None
-    if release.ranker is not None:  # nobody else would read them
-        features = compute_features(candidates, histories, release.tables)
+    if release.ranker is not None:  # nobody else would read them, and it orders only where something is known
+        features = compute_features(candidates, histories, release.tables, only=histories.known)
     scores = _scores(release, histories, candidates, features)
     return [
         _slate(release, request, place, histories, candidates, features, scores, mask)
@@ -129,12 +129,9 @@ def _slate(
     picked = rows[chosen].tolist()
     ranked = scores[start:stop][chosen]
     ordered = ranked[np.isfinite(ranked)].tolist()  # the others are the last of the chosen
-    retrieval = release.retrieval
     extra: list[int] = []
     if len(picked) < request.limit:
-        anything = np.arange(len(release.item_ids), dtype=np.int32)
-        preferences = (retrieval.trending_rows, retrieval.newest, anything)
-        extra = rules.fill(picked, preferences, forbidden, available, request.limit)
+        extra = _filling(release, picked, histories.had_by(place), forbidden, available, request.limit)
     reasons: list[tuple[Reason, ...]] = [()] * (len(picked) + len(extra))
     if request.explain:
         reasons = explain(release, candidates, positions, histories, place, features)
@@ -152,6 +149,23 @@ def _slate(
         release=release.manifest.version,
         n_candidates=stop - start,
     )
+
+
+def _filling(
+    release: Release, picked: list[int], had: Int32, forbidden: set[int], available: npt.NDArray[np.bool_], limit: int
+) -> list[int]:
+    """What fills a slate that is too short: what sells, then what is new, then anything.
+
+    Where nothing is taken twice, what the shopper ``had`` comes last: a full page is worth more than a rule of taste,
+    and what must never be shown is in ``forbidden``.
+    """
+    retrieval = release.retrieval
+    anything = np.arange(len(release.item_ids), dtype=np.int32)
+    preferences = (retrieval.trending_rows, retrieval.newest, anything)
+    if retrieval.config.repeats:
+        return rules.fill(picked, preferences, forbidden, available, limit)
+    extra = rules.fill(picked, preferences, forbidden | set(had.tolist()), available, limit)
+    return extra + rules.fill(picked + extra, preferences, forbidden, available, limit)
 
 
 def _forbidden_rows(release: Release, request: Request) -> set[int]:

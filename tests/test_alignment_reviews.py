@@ -1,18 +1,23 @@
 """Pooling reviews: the documented weights, and what must not matter."""
 
 import dataclasses
+from datetime import timedelta
 
 import numpy as np
+import polars as pl
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from benchmarks.reviews import found
+from pipelines.config import Paths
+from pipelines.encode import add_newest_reviews, align_shop, encode_shop
 from pipelines.night_config import NightConfig
 from recsys.alignment.reviews import ReviewConfig, pool_reviews, weigh_reviews
 from recsys.alignment.train import AlignmentConfig
 from recsys.data.synthetic import ShopConfig, make_shop
 from recsys.errors import ConfigError, SchemaError
+from recsys.histories import read_interactions
 
 PLAIN = ReviewConfig(helpfulness=0, rating=0, half_life_days=0)
 X, Y = [1.0, 0.0], [0.0, 1.0]
@@ -87,6 +92,35 @@ def test_bad_input_is_named():
         pool([X], [0, 1])
     with pytest.raises(ConfigError, match=r"reviews\.rating: expected at least 0, came -1"):
         ReviewConfig(rating=-1)
+
+
+@pytest.mark.slow
+def test_newest_reviews_join_where_the_aligner_learned_of_reviews(tmp_path):
+    """In the graph too, where a review reaches the neighbours of what it speaks of."""
+    shop = make_shop(tmp_path, ShopConfig(n_items=60, n_users=80, picture_size=32))
+    end, items = shop.config.end, shop.items
+    night = NightConfig(
+        paths=Paths(images=str(tmp_path / "none"), cache=str(tmp_path / "cache")),
+        alignment=AlignmentConfig(dim=16, members=1, hidden=16, epochs=2, fusion="graph"),
+        threads=1,
+    )
+    events = read_interactions(shop.events, shop.taste.item_ids)
+    seventh = end - timedelta(days=7)
+    told = shop.reviews.filter(pl.col("timestamp") >= seventh)["item_id"].unique().to_list()
+    for cutoff, as_of in ((seventh, end), (end, end), (shop.reviews["timestamp"].min(), end)):
+        encoded = encode_shop(items, shop.reviews, cutoff, night, progress=False)
+        aligned = align_shop(encoded, events, cutoff, night, progress=False)
+        newest = add_newest_reviews(aligned, encoded, items, shop.reviews, events, as_of, night)
+        if cutoff != seventh:  # nothing is newer, or the aligner cannot place any
+            assert newest is aligned
+            continue
+        changed = (newest.vectors.fused != aligned.vectors.fused).any(axis=1)
+        assert {shop.taste.item_ids.index(item_id) for item_id in told} <= set(np.flatnonzero(changed))
+        np.testing.assert_array_equal(newest.vectors.text, aligned.vectors.text)
+        at_end = encode_shop(items, shop.reviews, end, night, progress=False)
+        np.testing.assert_array_equal(newest.modalities["reviews"].vectors, at_end.modalities["reviews"].vectors)
+        assert at_end.counts["reviews encoded this night"] == 0  # all of them were, before the newest were asked for
+        assert newest.spaces is aligned.spaces
 
 
 @pytest.mark.slow

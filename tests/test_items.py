@@ -1,17 +1,21 @@
 """Item→item tables against counts made by hand."""
 
+import tracemalloc
+
 import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from scipy import sparse
 
+from recsys.retrieval import items
 from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.items import (
     content_table,
-    copurchase_cosine,
+    copurchase_table,
     empty_table,
     log_transition_weights,
+    top_of_product,
     top_table,
     transition_counts,
 )
@@ -61,9 +65,8 @@ def test_coming_back_to_an_item_counts_no_diagonal():
 @pytest.mark.parametrize("events", [purchases([], [], []), purchases([0], [1], [1])])
 def test_too_little_to_count_gives_empty_tables(events):
     assert transition_counts(events, 3, max_distance=5, distance_power=0.5).nnz == 0
-    cosine = copurchase_cosine(events.shoppers, events.rows, 3, shrinkage=1.0, heavy_shopper_power=0.25)
-    assert cosine.nnz == 0
-    assert top_table(cosine, 5).neighbours.tolist() == [[-1], [-1], [-1]]
+    table = copurchase_table(events.shoppers, events.rows, 3, 5, shrinkage=1.0, heavy_shopper_power=0.25)
+    assert table.neighbours.tolist() == [[-1], [-1], [-1]]
 
 
 def test_log_weights():
@@ -73,17 +76,50 @@ def test_log_weights():
     assert counts[0, 1] == 3.0  # what came is not changed
 
 
+def dense(table):
+    """Weights [n, n] of a table, 0 where there is no link."""
+    out = np.zeros((len(table), len(table)))
+    rows, places = np.nonzero(table.neighbours >= 0)
+    out[rows, table.neighbours[rows, places]] = table.weights[rows, places]
+    return out
+
+
 def test_copurchase_cosine_by_hand():
     # Shopper 0 took items 0 and 1 (item 0 twice), shopper 1 took 0, 1 and 2, shopper 2 took 2 only.
     shoppers, rows = np.array([0, 0, 0, 1, 1, 1, 2]), np.array([0, 1, 0, 0, 1, 2, 2])
-    cosine = copurchase_cosine(shoppers, rows, 3, shrinkage=1.0, heavy_shopper_power=1.0).toarray()
+    cosine = dense(copurchase_table(shoppers, rows, 3, 3, shrinkage=1.0, heavy_shopper_power=1.0))
     expected = np.zeros((3, 3))
     expected[0, 1] = expected[1, 0] = (1 / 2 + 1 / 3) / (2 + 1)
     expected[0, 2] = expected[2, 0] = expected[1, 2] = expected[2, 1] = (1 / 3) / (2 + 1)
     assert cosine == pytest.approx(expected)
-    plain = copurchase_cosine(shoppers, rows, 3, shrinkage=0.0, heavy_shopper_power=0.0).toarray()
+    plain = dense(copurchase_table(shoppers, rows, 3, 3, shrinkage=0.0, heavy_shopper_power=0.0))
     assert plain[0, 1] == pytest.approx(1.0)
     assert plain[0, 2] == pytest.approx(0.5)
+
+
+@pytest.mark.parametrize("pairs", [1, 50, 10**6])
+def test_how_much_is_multiplied_at_once_changes_nothing(pairs, monkeypatch):
+    monkeypatch.setattr(items, "PAIRS", pairs)
+    left = sparse.csr_matrix(np.random.default_rng(0).integers(-4, 5, (30, 9)).clip(0))
+    product = (left @ left.T).toarray()
+    whole = np.where(product > 0, product * np.arange(30)[:, None] + np.arange(30), 0)  # told apart by row and column
+    np.fill_diagonal(whole, 0)
+    table = top_of_product(left, left.T.tocsr(), 4, lambda row, column, value: value * row + column)
+    expected = top_table(sparse.csr_matrix(whole), 4)
+    assert np.array_equal(table.neighbours, expected.neighbours)
+    assert table.weights == pytest.approx(expected.weights)
+
+
+def test_who_buys_everything_takes_no_memory_of_all_pairs():
+    n = 3_000
+    tracemalloc.start()
+    rows = np.arange(n, dtype=np.int32)
+    table = copurchase_table(np.zeros(n, np.int32), rows, n, 2, shrinkage=1.0, heavy_shopper_power=0.5)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 10 * n * n  # bytes; all pairs at once take some 50 each
+    assert table.neighbours[[0, 1, 2, n - 1]].tolist() == [[1, 2], [0, 2], [0, 1], [0, 1]]
+    assert table.weights == pytest.approx(n**-0.5 / 2)
 
 
 def test_top_table_keeps_the_heaviest_and_the_lower_row_of_equals():

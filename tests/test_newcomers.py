@@ -6,7 +6,7 @@ from datetime import timedelta
 import numpy as np
 import pytest
 
-from pipelines.newcomers import draw_newcomers, hide_arrivals, questions_about
+from pipelines.newcomers import draw_newcomers, hide_past, questions_about
 from pipelines.workshop import Workshop
 from recsys.evaluation.requests import build_requests
 from recsys.histories import days_since_epoch
@@ -51,7 +51,7 @@ def test_hidden_items_are_answers_and_never_history(questions):
 def test_a_hidden_item_arrives_at_the_moment_it_is_asked_for(shop_and_vectors):
     catalogue = shop_and_vectors[0].catalogue
     hidden = np.arange(len(catalogue)) < 40
-    shown = hide_arrivals(catalogue, hidden, START).created_at_days
+    shown = hide_past(catalogue, hidden, START).created_at_days
     known = ~np.isnan(catalogue.created_at_days)
     assert (shown[hidden & known] == days_since_epoch(START)).all()
     assert np.array_equal(shown[~hidden], catalogue.created_at_days[~hidden], equal_nan=True)
@@ -61,14 +61,23 @@ def test_a_hidden_item_arrives_at_the_moment_it_is_asked_for(shop_and_vectors):
 def test_examples_know_nothing_of_what_is_hidden(shop_and_vectors):
     config = recipe()
     config = replace(config, examples=replace(config.examples, hidden_draws=3))
-    workshop = Workshop(*shop_and_vectors, config)
+    shop, vectors = shop_and_vectors
+    n_items, reviewed_at = len(shop.catalogue), days_since_epoch(START) - 1
+    reviewed = replace(  # each of the items once
+        shop.catalogue,
+        review_rows=np.arange(n_items, dtype=np.int32),
+        review_ratings=np.full(n_items, 5, np.float32),
+        review_days=np.full(n_items, reviewed_at),
+    )
+    workshop = Workshop(replace(shop, catalogue=reviewed), vectors, config)
     parts = workshop.examples_of_newcomers(START, CUTOFF)
     assert sum(len(part) for part in parts) >= 10
     features = np.concatenate([part.features for part in parts])
     labels = np.concatenate([part.labels for part in parts])
     for behaviour in ("transitions_score", "copurchase_score", "trending_score", "days_since_last_sale"):
         assert np.isnan(features[:, FEATURES.index(behaviour)]).all(), behaviour
-    assert not features[:, FEATURES.index("times_in_history")].any()
+    for count in ("times_in_history", "review_count"):
+        assert not features[:, FEATURES.index(count)].any(), count
     # What the words say of them is known, and speaks for the right ones.
     likeness = features[:, FEATURES.index("text_mean")]
     assert np.nanmean(likeness[labels == 1]) > np.nanmean(likeness[labels == 0])

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.examples import ExamplesConfig, rank_examples
-from pipelines.recipe import fit_release
+from pipelines.recipe import fit_release, index_shop
 from pipelines.workshop import Workshop
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.histories import days_since_epoch
@@ -138,6 +138,26 @@ def test_what_two_releases_share_is_made_once(parts):
             np.testing.assert_array_equal(kept.features, made.features)
             np.testing.assert_array_equal(kept.labels, made.labels)
     np.testing.assert_array_equal(second.tables.items, fresh.release_at(CUTOFF).tables.items)
+
+
+def test_the_ranker_learns_nothing_from_newer_vectors_that_its_release_has(parts):
+    shop, vectors, _ = parts
+    turned = replace(vectors, fused=np.ascontiguousarray(vectors.fused[:, ::-1]))
+    days = [CUTOFF - timedelta(days=n) for n in (8, 6, 4)]
+    cuts = [(day, day + timedelta(days=2)) for day in days]
+    workshop = Workshop(shop, vectors, recipe())
+    came = workshop.ranked_release(cuts, CUTOFF, turned)
+    expected = Workshop(shop, vectors, recipe()).ranked_release(cuts, CUTOFF)
+    assert came.ranker is not None
+    assert came.ranker.booster.model_to_string() == expected.ranker.booster.model_to_string()
+    for name in ("fused", "attributes"):
+        of_release = turned.fused if name == "fused" else expected.tables.spaces[name]
+        np.testing.assert_array_equal(came.tables.spaces[name], of_release)
+    made = index_shop(shop, turned, recipe())
+    for name, table in (("content", made.content), ("attributes", made.attributes)):
+        np.testing.assert_array_equal(came.retrieval.tables[name].neighbours, table.neighbours)
+    found, _ = came.retrieval.index.search(turned.fused[:5], 3)
+    np.testing.assert_array_equal(found, made.index.search(turned.fused[:5], 3)[0])
 
 
 def test_a_ranked_release_is_far_above_chance_on_later_days():

@@ -115,6 +115,25 @@ def test_what_the_release_has_in_stock_is_what_is_shown(release):
     assert sorted(ids_of(slate)) == release.item_ids
 
 
+def test_where_nothing_is_taken_twice_what_is_owned_fills_a_slate_last(release):
+    """Sources that bring a handful: the rest of a long slate is filled, and the best seller is the shopper's own."""
+    few = {"repeats": False, "depth": 2, "trending_depth": 2, "new_depth": 0}
+    scant = replace(
+        release, retrieval=replace(release.retrieval, config=replace(release.retrieval.config, **few)), ranker=None
+    )
+    best = [row for row in release.retrieval.trending_rows.tolist() if release.in_stock[row]][:5]
+    owned = [release.item_ids[row] for row in best]
+    asked = shopper(*owned, event_type="purchase", limit=int(release.in_stock.sum()) - len(owned))
+    (slate,) = recommend(scant, [asked])
+    assert slate.n_candidates < asked.limit == len(slate.items)
+    assert not set(owned) & set(ids_of(slate))
+    # Only a slate that nothing else can fill holds what the shopper has, behind all that is new.
+    (slate,) = recommend(scant, [replace(asked, limit=len(release.item_ids))])
+    assert set(ids_of(slate)[-len(owned) :]) == set(owned)
+    (slate,) = recommend(scant, [replace(asked, limit=len(release.item_ids), exclude_purchased=True)])
+    assert not set(owned) & set(ids_of(slate))
+
+
 def test_taste_decides(release):
     for taste in ("red", "blue", "green", "gold"):
         (slate,) = recommend(release, [shopper(f"{taste}-005", f"{taste}-006", f"{taste}-007", limit=8)])

@@ -9,22 +9,24 @@ import sys
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from pipelines.cli import main
 from pipelines.config import Paths
+from pipelines.judge import Judgement, judge
 from pipelines.night_config import NightConfig, load_config
 from pipelines.retrain import read_events, retrain
 from pipelines.stages import Stages
 from recsys.alignment.behaviour import behaviour_modality
-from recsys.artifacts import load_release, read_manifest
+from recsys.artifacts import Release, load_release, read_manifest
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log
 from recsys.data.importers import import_shop
 from recsys.data.releases import live_release
-from recsys.data.store import insert_events, put_items
+from recsys.data.store import insert_events, insert_reviews, put_items
 from recsys.data.synthetic import TINY, ShopConfig, make_shop
 from recsys.data.tables import Run
 from recsys.errors import ConfigError, SchemaError
@@ -305,6 +307,52 @@ def test_where_only_ids_are_known_an_item_that_gets_words_keeps_its_place(tmp_pa
     assert late["a1"].spaces["fused"] @ vector > 0.999
     np.testing.assert_allclose(late["a1"].parts["behaviour"], release.search.parts["behaviour"][row], atol=1e-2)
     assert not late["new"].spaces["fused"].any()
+
+
+@pytest.mark.slow
+def test_a_review_is_in_no_vector_that_is_judged_on_what_came_before_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two nights on one shop; the second one's hat is reviewed in the newest label window and in the test window."""
+    judged = []
+
+    def judge_and_tell(twin: Release, *rest: Any) -> Judgement:
+        judged.append(twin)
+        return judge(twin, *rest)
+
+    monkeypatch.setattr("pipelines.retrain.judge", judge_and_tell)
+    first, names = datetime(2026, 3, 1, tzinfo=UTC), ["hat", "cap", "cup", "mug", "pen", "ink", "jar", "pot"]
+    events = [
+        {"event_id": f"{user} {day}", "user_id": f"u{user}", "item_id": names[(user + day) % 8],
+         "event_type": "purchase", "timestamp": first + day * DAY}
+        for user in range(6) for day in range(24)
+    ]  # fmt: skip
+    said = [(name, "Well made", 0) for name in names] + [("hat", "It squeaks on the stairs", day) for day in (19.5, 22)]
+    published, config = [], replace(load_config(SMALL), paths=paths_below(tmp_path))
+    config = replace(config, alignment=replace(config.alignment, epochs=2))
+    engine = open_database(config.paths.database)
+    upgrade_database(engine)
+    put_items(engine, [{"item_id": name, "title": f"One {name}"} for name in names])
+    insert_events(engine, events)
+    for known in (said[:8], said):
+        insert_reviews(
+            engine,
+            [
+                {"review_id": f"r{number}", "item_id": name, "user_id": None, "rating": 4.0, "title": None,
+                 "text": text, "helpful_votes": 0, "timestamp": first + day * DAY}
+                for number, (name, text, day) in enumerate(known)
+            ],
+        )  # fmt: skip
+        published.append(retrain(config, publish=False, progress=False))
+    window = datetime.fromisoformat(published[0].manifest.metrics["evaluated_from"])
+    assert window - 2 * DAY <= first + 19.5 * DAY < window < first + 22 * DAY
+    for space in ("fused", "text"):
+        np.testing.assert_array_equal(*(twin.tables.spaces[space] for twin in judged))
+    np.testing.assert_array_equal(*(twin.retrieval.taste for twin in judged))
+    before, after = (release.tables.spaces["fused"] for release in published)
+    assert (before != after).any(axis=1).nonzero()[0].tolist() == [published[0].rows["hat"]]
+    shares = [sum(part[release.rows["hat"]] for part in release.search.parts.values()) for release in published]
+    np.testing.assert_allclose(shares, [vectors[published[0].rows["hat"]] for vectors in (before, after)], atol=2e-3)
 
 
 def test_items_of_which_only_ids_are_known_have_the_space_of_their_shoppers() -> None:

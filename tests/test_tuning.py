@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from pipelines.tuning import (
+    DEPTHS,
     ENOUGH,
     SOLVED_TOGETHER,
     Inner,
@@ -192,6 +193,54 @@ def test_where_one_source_knows_it_all_the_others_fall_behind_at_once(release):
     led = [trial for trial in tuner.trials if trial.name == "retrieval.lead"]
     assert [(trial.before, trial.after) for trial in led] == [("none", "linear")]
     assert tuned.fusion_weight["linear"] > 10 * tuned.fusion_weight["copurchase"]
+
+
+@pytest.fixture
+def one_source_knows(release):
+    """Retrieval in which "linear" alone leads to what is taken, and the others agree on something else; and who asks.
+
+    Its lists are short, so that whatever a shopper takes is among the first hundred candidates.
+    """
+    n = len(release.item_ids)
+    items = np.arange(n, dtype=np.int32)
+    tables = {
+        name: ItemTable(((items + step) % n)[:, None].astype(np.int32), np.ones((n, 1), np.float32))
+        for name, step in ((name, 3 if name == "linear" else 30) for name in TABLES)
+    }
+    retrieval = replace(release.retrieval, tables=tables, taste_index=None)
+    asking = items[np.arange(ENOUGH) % n]
+    inner = Inner(
+        histories_of(*[[(row, "purchase", 1.0)] for row in asking]), [np.array([(r + 3) % n]) for r in asking]
+    )
+
+    def tuned(pinned=(), **numbers):
+        config = RetrievalConfig(**{"fusion_weight": dict.fromkeys(SOURCES, 1.0), "depth": 20} | numbers)
+        return tune_retrieval(Tuner(inner, seconds=60, pinned=pinned), replace(retrieval, config=config))
+
+    return tuned
+
+
+def test_how_many_go_on_is_chosen_unless_it_was_set_by_hand(one_source_knows):
+    assert one_source_knows(most=400).most == min(DEPTHS)
+    for pinned in ("retrieval.most", "retrieval"):
+        assert one_source_knows([pinned], most=180).most == 180
+
+
+def test_a_list_that_is_longer_than_any_other_is_cut_only_where_a_shorter_one_holds_as_much():
+    for rank, chosen in ((150.0, 150), (300.0, 400), (np.inf, 100)):
+        ranks = [np.array([rank if n % 10 == 0 else 1.0]) for n in range(ENOUGH)]  # nine of ten lie in front
+        tuner = Tuner(nobody(ENOUGH), seconds=60)
+        assert tuner.how_many_go_on(RetrievalConfig(most=400), ranks).most == chosen
+        assert len(tuner.trials) == (rank != 300)
+
+
+def test_a_weight_that_was_set_by_hand_stays_whoever_leads(one_source_knows):
+    free = one_source_knows().fusion_weight
+    assert (free["linear"], free["copurchase"]) == (4.0, 0.05)
+    tuned = one_source_knows(["retrieval.fusion_weight.copurchase"]).fusion_weight
+    assert (tuned["linear"], tuned["copurchase"], tuned["reversed"]) == (4.0, 1.0, 0.05)
+    whole = one_source_knows(["retrieval.fusion_weight"]).fusion_weight
+    assert whole == dict.fromkeys(SOURCES, 1.0)
 
 
 def test_the_linear_model_solves_more_together_where_that_finds_more(release):

@@ -10,7 +10,8 @@ import numpy as np
 import pytest
 import torch
 
-from recsys.alignment.users import UserTowerConfig, _hold_out, _pad, _Tower, train_user_tower
+from recsys.alignment import users
+from recsys.alignment.users import UserTowerConfig, _hold_out, _Items, _pad, _quality, _Tower, train_user_tower
 from recsys.errors import ConfigError, ReleaseError, SchemaError
 from recsys.retrieval.users import MAX_HISTORY, load_user_tower
 from recsys.schema import EVENT_TYPES
@@ -197,6 +198,23 @@ def test_items_learn_a_place_that_their_content_does_not_tell():
     assert recall_at_10(vectors, taste.items, first ^ 1) > 0.9
     by_content = taste.tower.item_vectors(items)
     assert recall_at_10(taste.tower.user_vectors(by_content, *histories), by_content, first ^ 1) < 0.5
+
+
+def test_a_best_epoch_is_kept_without_the_content_that_never_changes():
+    items = _Items(torch.ones(20, 6), dim=4)  # of a million items it is the most part
+    assert set(items.state_dict()) == {"turn", "own.weight"}
+
+
+@pytest.mark.parametrize("floats", [1, 2**26])
+def test_the_watched_quality_is_that_worked_by_hand_however_many_are_asked_at_once(floats, monkeypatch):
+    """Items on a circle; who took an item is asked for it again, for the next, and for the one after that."""
+    monkeypatch.setattr(users, "AT_ONCE", floats)
+    angles = torch.arange(7) * 0.3
+    items = _Items(torch.stack([angles.cos(), angles.sin()], dim=1), dim=2)
+    tower = _Tower(2, UserTowerConfig(interests=1, hidden=4))
+    once = np.arange(4), np.zeros(3, np.int32), np.full(3, PURCHASE, np.int8), np.ones(3, np.float32)
+    quality = _quality(tower, items, _pad(*once), torch.tensor([0, 1, 2]), torch.arange(3))
+    assert quality == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
 def test_training_goes_on_from_an_earlier_moment():

@@ -2,11 +2,11 @@
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import svds
 
 from recsys.alignment.modality import Modality
 from recsys.errors import SchemaError
 from recsys.histories import Interactions
+from recsys.sparse_svd import main_axes
 
 
 def behaviour_modality(past: Interactions, n_items: int, dim: int) -> Modality:
@@ -34,10 +34,9 @@ def behaviour_modality(past: Interactions, n_items: int, dim: int) -> Modality:
     unit = np.bincount(who)[who] ** -0.5
     taken = sparse.csr_matrix((unit, (who, what)), shape=(int(who.max()) + 1, n_items))[:, known]
     rank = min(dim, min(taken.shape) - 1)
-    # Started from a fixed vector, so that two nights get the same bits.
-    _, sizes, axes = svds(taken, k=rank, v0=np.ones(min(taken.shape)), rng=np.random.default_rng(0))
+    sizes, axes = main_axes(taken, rank)
     vectors = np.zeros((n_items, dim), np.float32)
-    vectors[known, :rank] = (sizes[:, None] * axes)[::-1].T
+    vectors[known, :rank] = (sizes[:, None] * axes).T
     present = np.zeros(n_items, bool)
     present[known] = True
     return Modality(vectors, present)

@@ -16,6 +16,8 @@ from recsys.errors import SchemaError, require_at_least, require_positive, requi
 from recsys.retrieval.users import AGE_EDGES, MAX_HISTORY, N_AGES, Taste, UserTower
 from recsys.schema import EVENT_TYPES
 
+AT_ONCE = 2**26  # likenesses of shoppers to items computed together when a tower is watched: 256 MiB
+
 
 @dataclass(frozen=True)
 class UserTowerConfig:
@@ -54,7 +56,7 @@ class _Items(nn.Module):
 
     def __init__(self, content: Tensor, dim: int) -> None:
         super().__init__()
-        self.register_buffer("content", content)
+        self.register_buffer("content", content, persistent=False)  # it never changes: no part of what an epoch keeps
         # The first space of the content as it is, and a little of the others, so that what only they know is somewhere.
         turn = 0.1 * dim**-0.5 * torch.randn(content.shape[1], dim)
         turn[:dim] = torch.eye(min(dim, len(turn)), dim)
@@ -184,7 +186,8 @@ def train_user_tower(
         threads: torch threads.
         progress: show a progress bar on standard error.
         shoppers: whose each example is, int32 [q]; None: each is of somebody else.
-        earlier: of an earlier moment and the same content: training goes on from there, for ``refresh_epochs``.
+        earlier: of an earlier moment, with content in the same spaces: training goes on from there, for
+            ``refresh_epochs``.
 
     Returns:
         Tower and item vectors, as arrays. Without a single usable example: the untrained ones.
@@ -391,7 +394,8 @@ def _loss(
 def _quality(tower: _Tower, items: _Items, histories: _Histories, targets: Tensor, examples: Tensor) -> float:
     """Mean reciprocal rank of the target over the whole catalogue, by its nearest interest; ties count against it."""
     reciprocal, catalogue = [], items.all()
-    for some in torch.split(examples, 256) if len(examples) else ():
+    together = max(1, min(256, AT_ONCE // (len(catalogue) * tower.query.shape[1])))
+    for some in torch.split(examples, together) if len(examples) else ():
         similarity = (histories.cut(some).vectors(tower, lambda rows: catalogue[rows]) @ catalogue.T).amax(dim=1)
         own = similarity.gather(1, targets[some].unsqueeze(1))
         reciprocal.append(1.0 / (similarity >= own).sum(dim=1))

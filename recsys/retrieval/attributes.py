@@ -2,12 +2,11 @@
 
 import numpy as np
 from scipy import sparse
-from scipy.sparse.linalg import svds
 
 from recsys.histories import Float32, Int32
-from recsys.retrieval.items import ItemTable, empty_table, top_table
+from recsys.retrieval.items import ItemTable, empty_table, top_of_product
+from recsys.sparse_svd import main_axes
 
-BLOCK = 2_048  # rows of the product computed at once
 MAX_HOLDERS = 200  # an attribute of more items than this brings no neighbours: everything shares it
 
 
@@ -38,19 +37,7 @@ def attribute_table(vectors: sparse.csr_matrix, k: int) -> ItemTable:
     telling = vectors[:, np.flatnonzero(holders <= MAX_HOLDERS)].tocsr()
     if telling.nnz == 0:
         return empty_table(n_items)
-    turned = telling.T.tocsr()
-    parts = []
-    for start in range(0, n_items, BLOCK):
-        near = (telling[start : start + BLOCK] @ turned).tocoo()
-        other = near.row + start != near.col
-        near = sparse.coo_matrix((near.data[other], (near.row[other], near.col[other])), shape=near.shape)
-        parts.append(top_table(near.tocsr(), k))
-    width = max(part.neighbours.shape[1] for part in parts)
-    pads = [((0, 0), (0, width - part.neighbours.shape[1])) for part in parts]
-    return ItemTable(
-        np.concatenate([np.pad(part.neighbours, pad, constant_values=-1) for part, pad in zip(parts, pads)]),
-        np.concatenate([np.pad(part.weights, pad) for part, pad in zip(parts, pads)]),
-    )
+    return top_of_product(telling, telling.T.tocsr(), k, lambda _row, _column, cosine: cosine)
 
 
 def attribute_space(vectors: sparse.csr_matrix, dim: int) -> np.ndarray:
@@ -60,10 +47,8 @@ def attribute_space(vectors: sparse.csr_matrix, dim: int) -> np.ndarray:
     rank = min(dim, n_items - 1, vocabulary - 1)
     if rank < 1 or vectors.nnz == 0:
         return out
-    # Started from a fixed vector, so that two nights get the same bits.
-    _, _, axes = svds(vectors, k=rank, v0=np.ones(min(vectors.shape), np.float32), rng=np.random.default_rng(0))
-    order = np.arange(rank)[::-1]
-    reduced: Float32 = np.asarray(vectors @ axes[order].T, np.float32)
+    _, axes = main_axes(vectors, rank)
+    reduced: Float32 = np.asarray(vectors @ axes.T, np.float32)
     norms = np.linalg.norm(reduced, axis=1, keepdims=True)
     out[:, :rank] = reduced / np.maximum(norms, 1e-9)
     out[np.diff(vectors.indptr) == 0] = 0

@@ -1,7 +1,7 @@
 """fit_retrieval(): everything that brings candidates, from the events before one moment."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from scipy import sparse
@@ -13,7 +13,7 @@ from recsys.retrieval.index import IndexConfig, ItemIndex, build_index
 from recsys.retrieval.items import (
     ItemTable,
     content_table,
-    copurchase_cosine,
+    copurchase_table,
     empty_table,
     log_transition_weights,
     top_table,
@@ -103,15 +103,31 @@ def index_content(
         tables, index: see their classes.
         threads: of Faiss.
     """
-    item_index = build_index(item_ids, embeddings, index, threads)
+    item_index, content = _index(item_ids, embeddings, tables, index, threads)
     return IndexedContent(
         item_ids=item_ids,
         embeddings=embeddings,
         index=item_index,
-        content=content_table(embeddings, item_index.search_many, min(tables.neighbours, 50)),
+        content=content,
         attributes=empty_table(len(item_ids)) if attributes is None else attribute_table(attributes, tables.neighbours),
         attribute_vectors=attributes,
     )
+
+
+def index_embeddings(
+    content: IndexedContent, embeddings: Float32, *, tables: TablesConfig, index: IndexConfig, threads: int
+) -> IndexedContent:
+    """The same items with other embeddings; see index_content()."""
+    item_index, nearest = _index(content.item_ids, embeddings, tables, index, threads)
+    return replace(content, embeddings=embeddings, index=item_index, content=nearest)
+
+
+def _index(
+    item_ids: Sequence[str], embeddings: Float32, tables: TablesConfig, index: IndexConfig, threads: int
+) -> tuple[ItemIndex, ItemTable]:
+    """Faiss over the embeddings, and each item's nearest by them."""
+    made = build_index(item_ids, embeddings, index, threads)
+    return made, content_table(embeddings, made.search_many, min(tables.neighbours, 50))
 
 
 def fit_retrieval(
@@ -182,14 +198,14 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
 def copurchase_of(events: Interactions, n_items: int, config: TablesConfig) -> ItemTable:
     """What is taken by the same shoppers."""
     taken = _taken(events)
-    cosine = copurchase_cosine(
+    return copurchase_table(
         taken.shoppers,
         taken.rows,
         n_items,
+        config.neighbours,
         shrinkage=config.shrinkage,
         heavy_shopper_power=config.heavy_shopper_power,
     )
-    return top_table(cosine, config.neighbours)
 
 
 def _taken(events: Interactions) -> Interactions:

@@ -6,14 +6,18 @@ arXiv:1803.09587), cost seconds to fit, and explain themselves: "because you loo
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 from scipy import sparse
 
 from recsys.histories import Float32, Int32, Interactions
 
 # (queries float32 [q, d], k) → rows int32 [q, k], -1 where fewer were found, and scores float32 [q, k], best first.
 NearestItems = Callable[[Float32, int], tuple[Int32, Float32]]
+Floats = npt.NDArray[np.floating[Any]]
+PAIRS = 500_000  # of a product, computed at once: bounds memory (to some 40 MB), not the result
 
 MOST_APART = 50  # places in a shopper's log that two events may lie apart and still be a transition
 
@@ -57,6 +61,34 @@ def top_table(matrix: sparse.csr_matrix, k: int) -> ItemTable:
     neighbours[rows, places] = matrix.indices[kept]
     weights[rows, places] = matrix.data[kept]
     return ItemTable(neighbours, weights)
+
+
+def top_of_product(
+    left: sparse.csr_matrix, right: sparse.csr_matrix, k: int, weigh: Callable[[Int32, Int32, Floats], Floats]
+) -> ItemTable:
+    """top_table() of ``weigh(left @ right)``, its diagonal left out, some rows at a time: it is never whole in memory.
+
+    Args:
+        left, right: [n, m] and [m, n].
+        k: as there.
+        weigh: rows and columns of entries, and what the product has there → their weights.
+    """
+    pairs = np.concatenate([[0], np.cumsum(np.diff(right.indptr)[left.indices])])[left.indptr]  # before each row
+    parts, start = [], 0
+    while start < left.shape[0]:
+        stop = max(start + 1, int(pairs.searchsorted(pairs[start] + PAIRS, "right")) - 1)
+        some = (left[start:stop] @ right).tocoo()
+        other = some.row + start != some.col
+        row, column, value = some.row[other], some.col[other], some.data[other]
+        value = weigh(row + start, column, value)
+        parts.append(top_table(sparse.csr_matrix((value, (row, column)), shape=some.shape), k))
+        start = stop
+    width = max(part.neighbours.shape[1] for part in parts)
+    pads = [((0, 0), (0, width - part.neighbours.shape[1])) for part in parts]
+    return ItemTable(
+        np.concatenate([np.pad(part.neighbours, pad, constant_values=-1) for part, pad in zip(parts, pads)]),
+        np.concatenate([np.pad(part.weights, pad) for part, pad in zip(parts, pads)]),
+    )
 
 
 def _collapse_repeats(events: Interactions) -> Interactions:
@@ -113,28 +145,29 @@ def log_transition_weights(counts: sparse.csr_matrix, scale: float) -> sparse.cs
     return weights
 
 
-def copurchase_cosine(
-    shoppers: Int32, rows: Int32, n_items: int, *, shrinkage: float, heavy_shopper_power: float
-) -> sparse.csr_matrix:
-    """Cosine between items over the shoppers who took them: s_ij = Σ_u w_u / (√(c_i c_j) + shrinkage), zero diagonal.
+def copurchase_table(
+    shoppers: Int32, rows: Int32, n_items: int, k: int, *, shrinkage: float, heavy_shopper_power: float
+) -> ItemTable:
+    """Each item's ``k`` best by cosine over the shoppers who took both: s_ij = Σ_u w_u / (√(c_i c_j) + shrinkage).
 
     A shopper with L items counts w_u = L^-power for each pair: who buys everything says little about any pair.
 
     Source: Sarwar et al. 2001; shrinkage: Koren 2008.
     """
     if len(rows) == 0:
-        return sparse.csr_matrix((n_items, n_items), dtype=np.float64)
+        return empty_table(n_items)
     n_shoppers = int(shoppers.max()) + 1
     taken = sparse.csr_matrix((np.ones(len(rows)), (shoppers, rows)), shape=(n_shoppers, n_items))
     taken.data[:] = 1.0  # repeats of one shopper and item are one
     length = np.maximum(np.asarray(taken.sum(axis=1)).ravel(), 1.0)
     popularity = np.asarray(taken.sum(axis=0)).ravel()
-    weighted = sparse.diags(length**-heavy_shopper_power) @ taken
-    together = (taken.T @ weighted).tocoo()
-    off = together.row != together.col
-    i, j, value = together.row[off], together.col[off], together.data[off]
-    value = value / (np.sqrt(popularity[i] * popularity[j]) + shrinkage)
-    return sparse.csr_matrix((value, (i, j)), shape=(n_items, n_items))
+    weighted = sparse.csr_matrix(sparse.diags(length**-heavy_shopper_power) @ taken)
+
+    def cosine(i: Int32, j: Int32, together: Floats) -> Floats:
+        value: Floats = together / (np.sqrt(popularity[i] * popularity[j]) + shrinkage)
+        return value
+
+    return top_of_product(taken.T.tocsr(), weighted, k, cosine)
 
 
 def content_table(embeddings: Float32, search: NearestItems, k: int) -> ItemTable:
