@@ -9,6 +9,7 @@ import numpy as np
 from recsys.artifacts import Release
 from recsys.errors import require_at_least, require_share
 from recsys.evaluation.requests import EvaluationSet
+from recsys.histories import Float64
 from recsys.ranking.features import compute_features
 from recsys.ranking.train import Examples
 from recsys.recommend import find_candidates, in_batches, n_batches
@@ -61,20 +62,24 @@ def rank_examples(
     threads: int = 1,
     progress: Progress = no_progress,
     label: str = "",
+    arrivals: Float64 | None = None,
     among: np.ndarray | None = None,
 ) -> list[Examples]:
     """Candidates of each question with their outcomes; questions whose answer was not retrieved teach nothing.
 
     Nor does a question without a history, whose answer is not the ranker's to give: see Histories.known.
 
-    ``among`` bool [n] restricts answers and alternatives to these items, as a filter of requests would.
+    ``arrivals`` float64 [n], days since 1970, NaN where unknown: what came after a request was nothing to choose then,
+    and would teach that what has neither age nor sales is never wanted. ``among`` bool [n] restricts answers and
+    alternatives to these items, as a filter of requests would.
 
     Returns:
         One Examples for each batch that has any, the same whatever ``threads`` is.
     """
 
     def of_batch(batch: slice) -> Examples | None:
-        return _examples_of(release, questions, batch, config, np.random.default_rng([seed, batch.start]), among)
+        rng = np.random.default_rng([seed, batch.start])
+        return _examples_of(release, questions, batch, config, rng, arrivals, among)
 
     batches = in_batches(of_batch, len(questions), threads)
     return [part for part in progress(batches, label, n_batches(len(questions))) if part is not None]
@@ -86,6 +91,7 @@ def _examples_of(
     batch: slice,
     config: ExamplesConfig,
     rng: np.random.Generator,
+    arrivals: Float64 | None,
     among: np.ndarray | None,
 ) -> Examples | None:
     """Of one batch; None where nothing can be learned."""
@@ -99,14 +105,14 @@ def _examples_of(
     ]
     request = candidates.request_of
     labels = np.isin(request * n_items + candidates.rows, np.array(wanted, np.int64))
-    labels &= histories.known[request]
-    if among is not None:
-        labels &= among[candidates.rows]
+    counts = np.ones(len(candidates), bool) if among is None else among[candidates.rows]
+    if arrivals is not None:
+        counts &= ~(arrivals[candidates.rows] > histories.requested_at_days[request])
+    labels &= histories.known[request] & counts
     teaches = np.bincount(request[labels], minlength=len(histories)) > 0
     features = compute_features(candidates, histories, release.tables, only=teaches)
-    if among is not None:
-        kept = np.flatnonzero(among[candidates.rows])
-        labels, request, features = labels[kept], request[kept], features[kept]
+    if not counts.all():
+        labels, request, features = labels[counts], request[counts], features[counts]
     keep = _teaching_rows(labels, request, teaches, config.negatives, rng)
     if len(keep) == 0:
         return None

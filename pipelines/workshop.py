@@ -183,6 +183,7 @@ class Workshop:
                 threads=self.config.threads,
                 progress=self._progress,
                 label=f"examples of {start:%-d %B}",
+                arrivals=self.shop.catalogue.created_at_days,
             )
         return self._examples[start, end]
 
@@ -206,6 +207,7 @@ class Workshop:
                 threads=config.threads,
                 progress=self._progress,
                 label="examples of newcomers",
+                arrivals=catalogue.created_at_days,
                 among=hidden,
             )
         return parts

@@ -59,6 +59,19 @@ def test_labels_are_what_was_taken_and_only_retrieved_positives_teach(parts):
     assert np.array_equal(examples.features, np.concatenate(alone), equal_nan=True)
 
 
+def test_what_came_after_a_request_was_nothing_to_choose(parts):
+    _, _, release = parts
+    request = ask("red-003", "red-005")
+    brought = score_inputs(release, [request])[1].rows
+    now = days_since_epoch(request.requested_at)
+    arrivals = np.full(len(release.item_ids), np.nan)
+    arrivals[brought[:4]] = now + 0.5, now + 30, now, now - 1
+    questions = questions_of((request, [release.item_ids[row] for row in brought[[0, 2]]]))
+    (examples,) = rank_examples(release, questions, ExamplesConfig(negatives=1000), 0, arrivals=arrivals)
+    assert len(examples.labels) == len(brought) - 2
+    assert np.flatnonzero(examples.labels).tolist() == [0]  # the third of those brought; the first had not come yet
+
+
 def test_negatives_are_drawn_and_positives_all_stay(parts):
     _, _, release = parts
     requests = mixed_requests(release.item_ids, BATCH + 200, seed=1)
