@@ -91,13 +91,12 @@ def arrival_days(catalogue: Catalogue, events: Interactions, as_of_days: float) 
 
 
 def bought_together(events: Interactions) -> Int32:
-    """Pairs of different items that one shopper took within three purchases of each other, int32 [p, 2].
+    """Pairs of different items that one shopper took within three takings of each other, int32 [p, 2].
 
     What the alignment learns behaviour from. Only near neighbours, not all pairs: a shopper of a hundred things would
-    otherwise outweigh a thousand shoppers of two. Falls back to every event in a shop without purchases.
+    otherwise outweigh a thousand shoppers of two.
     """
-    purchases = events.of_type("purchase")
-    taken = purchases if len(purchases) else events
+    taken = events.taken
     pairs = []
     for distance in range(1, 4):
         if len(taken) <= distance:

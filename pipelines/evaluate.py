@@ -29,6 +29,7 @@ from recsys.errors import LeakageError, ReleaseError, SchemaError
 from recsys.evaluation.ab_report import ABInput, SlatePair, ab_headline, ab_lead, ab_report
 from recsys.evaluation.requests import EvaluationSet, build_requests
 from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
+from recsys.histories import target_types
 from recsys.recommend import in_batches, recommend
 from recsys.request import FALLBACKS, Request, Slate
 
@@ -92,7 +93,7 @@ def evaluate(
         raise SchemaError(
             f"events: expected {' or '.join(target_types)} events from {start} to {end}, came none in that window"
         )
-    yardstick = _build_yardstick(release_a, release_b, requests, events, k)
+    yardstick = _build_yardstick(release_a, release_b, requests, events, k, target_types)
     began = time.perf_counter()
     slates_a = answer_requests(release_a, requests.requests, "A" if progress else None, threads)
     halfway = time.perf_counter()
@@ -197,7 +198,12 @@ def draw_examples(
 
 
 def _build_yardstick(
-    release_a: Release, release_b: Release, requests: EvaluationSet, events: pl.DataFrame | pl.LazyFrame, k: int
+    release_a: Release,
+    release_b: Release,
+    requests: EvaluationSet,
+    events: pl.DataFrame | pl.LazyFrame,
+    k: int,
+    target_types: Sequence[str],
 ) -> Yardstick:
     """Both are held against the union of their catalogues.
 
@@ -206,7 +212,7 @@ def _build_yardstick(
     item_ids = list(dict.fromkeys([*release_a.item_ids, *release_b.item_ids]))
     counts = (
         events.lazy()
-        .filter((pl.col("timestamp") < requests.start) & (pl.col("event_type") == "purchase"))
+        .filter((pl.col("timestamp") < requests.start) & pl.col("event_type").is_in(list(target_types)))
         .group_by("item_id")
         .len()
         .collect()
@@ -298,7 +304,10 @@ def add_arguments(parser: ArgumentParser) -> None:
     parser.add_argument("--end", type=_day, help="first day after the test, UTC (default: after the last event)")
     parser.add_argument("--k", type=int, default=12, help="length of the slates (default: %(default)s)")
     parser.add_argument(
-        "--target", action="append", metavar="TYPE", help="event that makes an item relevant (default: purchase)"
+        "--target",
+        action="append",
+        metavar="TYPE",
+        help="event that makes an item relevant (default: purchase; all in a log without any)",
     )
     parser.add_argument("--max-users", type=int, help="draw so many shoppers (default: all)")
     parser.add_argument("--seed", type=int, default=0, help="of the draw and the bootstrap (default: %(default)s)")
@@ -326,6 +335,7 @@ def run(args: Namespace) -> int:
             f"{paths.events}: expected events after {start}, where the releases' own data ends, came none: wait for "
             "new ones, or name releases that were fitted up to an earlier day"
         )
+    sells = len(events.filter(pl.col("event_type") == "purchase").head(1).collect()) > 0
     evaluation = evaluate(
         release_a,
         release_b,
@@ -333,7 +343,7 @@ def run(args: Namespace) -> int:
         start,
         end,
         k=args.k,
-        target_types=tuple(args.target or ["purchase"]),
+        target_types=tuple(args.target or target_types(sells)),
         max_users=args.max_users,
         seed=args.seed,
         threads=args.threads,

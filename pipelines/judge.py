@@ -68,7 +68,7 @@ def judge(
     yardstick = build_yardstick(
         questions,
         release.item_ids,
-        np.bincount(past.of_type("purchase").rows, minlength=len(release.item_ids)),
+        np.bincount(past.taken.rows, minlength=len(release.item_ids)),
         np.asarray(release.retrieval.embeddings),
         release.tables.created_at_days,
         k,

@@ -22,7 +22,6 @@ from recsys.retrieval.fit import IndexedContent, TablesConfig, fit_retrieval, in
 from recsys.retrieval.index import IndexConfig, build_index
 from recsys.retrieval.retrieve import RetrievalConfig
 from recsys.retrieval.users import Taste, taste_content
-from recsys.schema import HISTORY_EVENT_TYPES
 
 
 @dataclass(frozen=True)
@@ -80,13 +79,13 @@ class Shop:
 
     @property
     def target_types(self) -> tuple[str, ...]:
-        """What a recommendation should lead to: purchases, or whatever a shop logs that has none."""
-        return ("purchase",) if len(self.interactions.of_type("purchase")) else HISTORY_EVENT_TYPES
+        """What a recommendation should lead to: see Interactions."""
+        return self.interactions.target_types
 
     @property
     def targets_days(self) -> Float64:
         """When those events happened, days since 1970 UTC."""
-        return self.interactions.of_type(*self.target_types).time_days
+        return self.interactions.taken.time_days
 
 
 def index_shop(shop: Shop, vectors: ItemVectors, config: RecipeConfig) -> IndexedContent:

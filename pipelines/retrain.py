@@ -90,6 +90,8 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
         append_to_log(engine, config.paths.events)
         seen = _catalogue_seen(engine)  # before it is read: what comes in between is read twice, and not never
         items, reviews = load_items(engine), load_reviews(engine)
+        if until is not None:
+            reviews = reviews.filter(pl.col("timestamp") < until)
         events, n_ahead = read_events(config.paths.events, until, datetime.now(UTC))
         if n_ahead:
             notes.append(f"{n_ahead} events dated in the future are left out")

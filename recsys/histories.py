@@ -161,6 +161,8 @@ class Interactions:
         event_types: int8 [m].
         time_days: float64 [m], days since 1970 UTC.
         quantities: float32 [m], pieces; 1 where the shop did not say.
+        target_types: what a recommendation should lead to: purchases, or whatever a shop logs that has none. Decided
+            by the whole log, and the same for any part of it.
     """
 
     shoppers: Int32
@@ -168,14 +170,25 @@ class Interactions:
     event_types: npt.NDArray[np.int8]
     time_days: Float64
     quantities: Float32
+    target_types: tuple[str, ...] = ("purchase",)
 
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def taken(self) -> "Interactions":
+        """The events of the target types."""
+        return self.of_type(*self.target_types)
+
     def select(self, mask: npt.NDArray[np.bool_]) -> "Interactions":
         """The events where ``mask`` is true, in the same order."""
         return Interactions(
-            self.shoppers[mask], self.rows[mask], self.event_types[mask], self.time_days[mask], self.quantities[mask]
+            self.shoppers[mask],
+            self.rows[mask],
+            self.event_types[mask],
+            self.time_days[mask],
+            self.quantities[mask],
+            self.target_types,
         )
 
     def of_type(self, *names: str) -> "Interactions":
@@ -191,6 +204,11 @@ def newest_of_each(events: Interactions, n_items: int) -> Interactions:
     newest = np.zeros(len(events), bool)
     newest[len(events) - 1 - from_the_end] = True
     return events.select(newest)
+
+
+def target_types(sells: bool) -> tuple[str, ...]:
+    """What a recommendation should lead to: purchases, or whatever a shop logs that has none."""
+    return ("purchase",) if sells else HISTORY_EVENT_TYPES
 
 
 def read_interactions(events: pl.DataFrame, item_ids: Sequence[str]) -> Interactions:
@@ -225,4 +243,5 @@ def read_interactions(events: pl.DataFrame, item_ids: Sequence[str]) -> Interact
         event_types=known["type_code"].to_numpy(),
         time_days=known["time_days"].to_numpy(),
         quantities=known["quantity"].to_numpy(),
+        target_types=target_types(sells=bool((known["type_code"] == PURCHASE).any())),
     )

@@ -201,7 +201,6 @@ _LOOKS_AT = (
     (("image_",), "image"),
     (("text_",), "text"),
     (("review",), "reviews"),
-    (("fused_score",), "behaviour"),  # the order of all sources together, most of which count behaviour
     (("fused_", "content"), "embedding"),
     (("taste_",), "taste"),  # in part content, in part what shoppers made of it
     (("attribute", "shared_attributes", "same_", "price", "item_age", "new"), "attributes"),

@@ -94,10 +94,10 @@ def test_features_of_the_candidates(by_hand):
     assert same(by_hand["linear_newest"], [2, 1.5, 1, 0.5, 1, 0.5])
     assert same(by_hand["linear_strongest"], [1, 0.75, 0.5, 0.25, 0.5, 0.25])
     assert same(by_hand["copurchase_from_best"], [0.5, 0.375, 0.25, 0.125, 0.25, 0.125])
-    assert same(by_hand["fused_score"], range(6))
+    assert same(by_hand["rrf_score"], range(6))
     # As above: row 2 leads what is new to the shopper, and row 4 leads for nobody.
-    assert same(by_hand["fused_share"], [0, 0.5, 1, 1.5, 0.8, 1])
-    assert same(by_hand["fused_rank"], [2, 2, 1, 1, 2, 1])
+    assert same(by_hand["rrf_share"], [0, 0.5, 1, 1.5, 0.8, 1])
+    assert same(by_hand["rrf_rank"], [2, 2, 1, 1, 2, 1])
     assert same(by_hand["n_candidates"], [4, 4, 4, 4, 2, 2])
     assert same(by_hand[ITEM_FEATURES[0]], [0, 1, 2, 3, 0, 4])
 

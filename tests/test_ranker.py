@@ -20,7 +20,7 @@ from recsys.ranking.train import (
 
 CONFIG = RankerConfig(trees=40, min_leaf=10)
 WANTED = FEATURES.index("price_cents")
-RETRIEVED = FEATURES.index("fused_score")
+RETRIEVED = FEATURES.index("rrf_score")
 
 
 def planted(n_requests=60, seed=0, size=20):

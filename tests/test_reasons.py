@@ -136,7 +136,9 @@ def test_every_feature_looks_at_something_that_a_person_knows():
     assert groups["content_score"] == groups["content_newest"] == groups["fused_mean"] == "embedding"
     assert groups["taste_rank"] == "taste"
     assert groups["price_cents"] == groups["same_brand_share"] == groups["attributes_last"] == "attributes"
-    assert groups["fused_score"] == groups["transitions_score"] == groups["sales_share_7d"] == "behaviour"
+    assert groups["rrf_share"] == groups["rrf_rank"] == groups["transitions_from_best"] == "behaviour"
+    assert (groups["image_to_best"], groups["taste_to_best"]) == ("image", "taste")
+    assert groups["rrf_score"] == groups["transitions_score"] == groups["sales_share_7d"] == "behaviour"
     assert groups["history_length"] is groups["n_candidates"] is None
 
 

@@ -44,9 +44,9 @@ _SOURCE_FEATURES = (
     *(f"{table}_newest" for table in TABLES),  # the score by the newest step of the history alone
     *(f"{table}_strongest" for table in TABLES),  # the heaviest single link from the history
     *FEEDBACK,  # how near it is to the best of the other candidates
-    "fused_score",
-    "fused_share",  # of the best one
-    "fused_rank",
+    "rrf_score",
+    "rrf_share",  # of the best one
+    "rrf_rank",
     "n_candidates",
 )
 ITEM_FEATURES = (
@@ -307,8 +307,7 @@ def fit_item_features(
     """
     n_items = len(price_cents)
     out = np.full((n_items, len(ITEM_FEATURES)), np.nan, np.float32)
-    purchases = events.of_type("purchase")
-    sales = purchases if len(purchases) else events
+    sales = events.taken
     n_windows = len(POPULARITY_WINDOWS_DAYS)
     for group, counted in enumerate((sales, events)):
         shoppers = newest_of_each(counted, n_items)  # who takes ten of a thing is one shopper who wants it

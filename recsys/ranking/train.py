@@ -134,7 +134,7 @@ def try_ranker(examples: Examples, config: RankerConfig, *, seed: int, threads: 
     is_asked[np.random.default_rng(seed + 1).choice(len(examples), len(examples) // 3, replace=False)] = True
     ranker = _grow(select_examples(examples, ~is_asked), config, seed, threads)
     asked = select_examples(examples, is_asked)
-    retrieved = asked.features[:, FEATURES.index("fused_score")]
+    retrieved = asked.features[:, FEATURES.index("rrf_score")]
     return _dcg(asked, ranker.score(asked.features)), _dcg(asked, retrieved)
 
 
@@ -176,7 +176,7 @@ def _direction(feature: str) -> int:
         return -1
     what, _, kind = feature.rpartition("_")
     said = (kind == "score" and what in SOURCES) or (kind in ("share", "newest", "strongest") and what in TABLES)
-    return 1 if said or feature.endswith("_from_best") or feature.startswith(("fused_s", "sales_share_")) else 0
+    return 1 if said or feature.endswith("_from_best") or feature.startswith(("rrf_s", "sales_share_")) else 0
 
 
 def _dcg(examples: Examples, scores: Float32, k: int = 12) -> Float64:

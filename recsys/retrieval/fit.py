@@ -197,7 +197,7 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
 
 def copurchase_of(events: Interactions, n_items: int, config: TablesConfig) -> ItemTable:
     """What is taken by the same shoppers."""
-    taken = _taken(events)
+    taken = events.taken
     return copurchase_table(
         taken.shoppers,
         taken.rows,
@@ -208,15 +208,9 @@ def copurchase_of(events: Interactions, n_items: int, config: TablesConfig) -> I
     )
 
 
-def _taken(events: Interactions) -> Interactions:
-    """The purchases; a shop that logs none still has views that go together."""
-    purchases = events.of_type("purchase")
-    return purchases if len(purchases) else events
-
-
 def linear_of(events: Interactions, content: IndexedContent, config: TablesConfig) -> ItemTable:
     """The linear item model over the most taken items; see linear_table()."""
-    taken = _taken(events)
+    taken = events.taken
     described: list[tuple[Float32 | sparse.csr_matrix, float]] = [(content.embeddings, config.linear_content)]
     if content.attribute_vectors is not None:
         described.append((content.attribute_vectors, config.linear_attributes))
@@ -237,7 +231,7 @@ def trending_scores(events: Interactions, n_items: int, as_of_days: float, half_
 
     Who takes ten of a thing is one shopper who wants it. Where nothing was ever sold, all events count alike.
     """
-    counted = newest_of_each(_taken(events), n_items)
+    counted = newest_of_each(events.taken, n_items)
     weights = np.exp2(-(as_of_days - counted.time_days) / half_life_days)
     return np.bincount(counted.rows, weights=weights, minlength=n_items).astype(np.float32)
 
