@@ -34,6 +34,25 @@ def test_the_interval_covers_a_known_lift_in_95_of_100_runs():
     assert 0.93 <= np.mean(covered) <= 0.97
 
 
+def test_the_interval_of_the_lift_covers_it_in_95_of_100_runs():
+    """Few shoppers and few hits: what A is found to have is as uncertain as the difference."""
+    covered = []
+    for run in range(500):
+        a, b = hits_of_two_policies(np.random.default_rng(run), 300, 0.06, 0.15, shared=0.6)
+        comparison = compare(a, b, seed=run, resamples=400)
+        if comparison.lift_low is not None:  # a draw without any hit of A, once in some hundreds
+            covered.append(comparison.lift_low <= 0.15 / 0.06 - 1 <= comparison.lift_high)
+    assert len(covered) > 480
+    assert 0.93 <= np.mean(covered) <= 0.97
+
+
+def test_twice_as_much_for_every_user_is_100_percent_more_and_nothing_else():
+    a = np.random.default_rng(0).random(300)
+    comparison = compare(a, 2 * a)
+    assert (comparison.lift_low, comparison.lift_high) == pytest.approx((1, 1), abs=1e-12)
+    assert comparison.low < comparison.difference < comparison.high
+
+
 def test_a_against_a_is_rejected_in_5_of_100_runs():
     rejected = []
     for run in range(500):
@@ -80,8 +99,21 @@ def test_a_handful_of_users_proves_nothing():
 
 def test_no_lift_over_nothing():
     comparison = compare(np.zeros(50), np.ones(50))
-    assert comparison.lift is None
+    assert (comparison.lift, comparison.lift_low, comparison.lift_high) == (None, None, None)
     assert json.loads(json.dumps(comparison.as_dict()))["verdict"] == BETTER
+
+
+def test_where_a_has_so_little_that_a_draw_has_none_the_lift_has_no_interval():
+    a, b = np.zeros(100), np.ones(100)
+    a[0] = 1  # in 37 of 100 draws nobody draws this one
+    comparison = compare(a, b)
+    assert comparison.lift == pytest.approx(99)
+    assert (comparison.lift_low, comparison.lift_high) == (None, None)
+    assert comparison.low > 0.9
+
+
+def test_a_few_users_have_no_interval_for_machines():
+    assert [compare(np.zeros(n), np.ones(n)).as_dict()["low"] for n in (1, 5, 6)] == [None, None, 1.0]
 
 
 def test_an_undefined_value_takes_the_user_out_of_that_metric_alone():
@@ -95,6 +127,7 @@ def test_an_undefined_value_takes_the_user_out_of_that_metric_alone():
     assert both["holes"].difference == pytest.approx((b - a)[kept].mean())
     alone = compare(a[kept], b[kept])
     assert both["holes"].low == pytest.approx(alone.low, abs=0.02)
+    assert both["holes"].lift_low == pytest.approx(alone.lift_low, abs=0.05)
 
 
 def test_a_metric_does_not_change_with_its_neighbours_and_the_seed_decides():

@@ -13,11 +13,12 @@ import pytest
 from PIL import Image
 
 from recsys.evaluation import ab_report as ab_module
-from recsys.evaluation import plots
-from recsys.evaluation.ab_report import ABInput, SlatePair, ab_report
+from recsys.evaluation import plots, wording
+from recsys.evaluation.ab_report import ABInput, SlatePair, ab_lead, ab_report
 from recsys.evaluation.compare import compare, compare_all
 from recsys.evaluation.report import ReportInput, Stage, night_report
 from recsys.evaluation.sheet import Sheet, SheetItem
+from recsys.evaluation.wording import say_comparison
 
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 NASTY = """<script>document.title = "broken in"</script> & "quotes' $x $"""
@@ -99,8 +100,9 @@ def browse(tmp_path):
     return open_page
 
 
-def test_the_docstrings_examples_run():
-    result = doctest.testmod(ab_module)
+@pytest.mark.parametrize("module", [ab_module, wording])
+def test_the_docstrings_examples_run(module):
+    result = doctest.testmod(module)
     assert result.attempted > 1
     assert result.failed == 0
 
@@ -178,6 +180,44 @@ def test_the_verdict_in_words(ab, night):
     assert "loses to item→item" in night_report(replace(night, comparisons={"item→item": compare_all(b, a)}))
 
 
+def test_percentages_stand_with_the_interval_of_the_percentage(ab, night):
+    a = metrics_of(0.3, 3)
+    doubled = compare_all(a, {name: 2 * values for name, values in a.items()})
+    assert "(+100.0%); the 95% interval of the change goes from +100.0% to +100.0%, over" in ab_lead(
+        replace(ab, comparisons=doubled)
+    )
+    for html in (ab_report(replace(ab, comparisons=doubled)), night_report(replace(night, comparisons={"b": doubled}))):
+        assert "95% interval from +100.0% to +100.0%" in html
+        assert "+100.0% … +100.0%" in html
+
+
+def test_an_interval_without_percentages_is_that_of_the_difference():
+    comparison = compare([0.0] * 20, [0.5] * 20)
+    assert say_comparison("x", comparison).endswith("the 95% interval of the change goes from +0.5000 to +0.5000")
+
+
+def test_a_single_shopper_has_no_interval(ab, night):
+    one = compare_all({"NDCG@12": np.array([0.25])}, {"NDCG@12": np.array([0.75])})
+    alone = replace(ab, comparisons=one, segments={})
+    assert "(+200.0%); too few for an interval, over 1 shoppers" in ab_lead(alone)
+    for html in (ab_report(alone), night_report(replace(night, comparisons={"popularity": one}))):
+        assert "too few for an interval" in html
+        assert "+0.5000 … +0.5000" not in html
+        assert "from +200.0%" not in html
+
+
+def lines_drawn(svg: str) -> int:
+    """Intervals of a forest."""
+    return len(re.findall(r"stroke-width: 3(?![\d.])", svg))
+
+
+def test_a_forest_draws_no_interval_where_there_is_none():
+    enough, few = compare([0.1, 0.2] * 5, [0.2, 0.1] * 5), compare([0.1, 0.2], [0.2, 0.1])
+    scarce = compare([1.0] + [0.0] * 20, [1.0] * 21)
+    assert lines_drawn(plots.forest({"enough": enough})) == 1
+    assert lines_drawn(plots.forest({"enough": enough, "few": few, "scarce": scarce})) == 1
+
+
 def test_plots_take_their_colours_from_the_page():
     svg = plots.bars({"one": 1.0, "two": 250.0}, {"two": "slow"}, unit=" s")
     assert "var(--b)" in svg
@@ -194,7 +234,7 @@ def test_many_curves_can_be_told_apart():
 
 
 def test_large_changes_leave_room_between_the_labels_of_a_forest():
-    svg = plots.forest({"some": compare([0.01, 0.02], [0.2, 0.6])})
+    svg = plots.forest({"some": compare([0.01, 0.02] * 5, [0.2, 0.6] * 5)})
     labels = re.findall(r"[+−-][\d.]+%", svg)
     assert 2 <= len(labels) <= 5, labels
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
+from typing import Any
 
 from recsys.evaluation import plots
 from recsys.evaluation.compare import BETTER, NO_DIFFERENCE, WORSE, Comparison
@@ -40,6 +41,7 @@ class ABInput:
         name_a, name_b: versions of the two releases.
         created_at: UTC.
         window: the test days in words.
+        asked: how exactly, for machines: "start" and "end" of the window, "k", "targets" and so on.
         n_requests: how many requests both answered.
         comparisons: metric → Comparison; the first is the one the verdict speaks of.
         catalogue: figure of the whole ("coverage", "gini") → (A's, B's).
@@ -57,6 +59,7 @@ class ABInput:
     window: str
     n_requests: int
     comparisons: Mapping[str, Comparison]
+    asked: Mapping[str, Any] = field(default_factory=dict)
     catalogue: Mapping[str, tuple[float, float]] = field(default_factory=dict)
     segments: Mapping[str, Mapping[str, Comparison]] = field(default_factory=dict)
     fallbacks: Mapping[str, tuple[int, int]] = field(default_factory=dict)
@@ -85,7 +88,7 @@ def ab_headline(metric: str, comparison: Comparison) -> str:
     """The verdict as a sentence; the command prints the same one.
 
     >>> from recsys.evaluation.compare import Comparison
-    >>> ab_headline("NDCG@12", Comparison(0.04, 0.05, 0.01, 0.25, 0.008, 0.012, 0.95, 9000, 0.2, 0.1))
+    >>> ab_headline("NDCG@12", Comparison(0.04, 0.05, 0.01, 0.25, 0.008, 0.012, 0.2, 0.3, 0.95, 9000, 0.2, 0.1))
     'B is better: NDCG@12 rises by 25.0%, from 0.0400 to 0.0500'
     """
     figures = f"from {say_figure(comparison.mean_a)} to {say_figure(comparison.mean_b)}"
@@ -109,11 +112,35 @@ def ab_lead(report: ABInput) -> str:
     return f"{which} {say_comparison(main, comparison)}, over {comparison.n:,} shoppers.{rest}"
 
 
+def ab_figures(report: ABInput) -> dict[str, Any]:
+    """The figures of a report for machines; no examples."""
+    main = next(iter(report.comparisons))
+    return {
+        "a": report.name_a,
+        "b": report.name_b,
+        "window": report.window,
+        **report.asked,
+        "created_at": report.created_at.isoformat(),
+        "n_requests": report.n_requests,
+        "verdict": report.comparisons[main].verdict,
+        "decided_on": main,
+        "metrics": {name: comparison.as_dict() for name, comparison in report.comparisons.items()},
+        "catalogue": {name: {"a": a, "b": b} for name, (a, b) in report.catalogue.items()},
+        "segments": {
+            title: {label: comparison.as_dict() for label, comparison in segments.items()}
+            for title, segments in report.segments.items()
+        },
+        "fallbacks": {rung: {"a": a, "b": b} for rung, (a, b) in report.fallbacks.items()},
+        "overlap": report.overlap,
+        "seconds": dict(report.seconds),
+    }
+
+
 def _ab_facts(report: ABInput, main: str, comparison: Comparison) -> list[tuple[str, str, str]]:
     sides = f"B better for {comparison.share_better:.1%}, worse for {comparison.share_worse:.1%}"
     facts = [
         (f"{main} of B", say_figure(comparison.mean_b), f"of A: {say_figure(comparison.mean_a)}"),
-        ("change", say_lift(comparison), f"95% interval {say_interval(comparison)}"),
+        ("change", say_lift(comparison), say_interval(comparison, "95% interval from {} to {}")),
         ("shoppers", f"{comparison.n:,}", sides),
     ]
     if report.overlap is not None:
@@ -125,7 +152,8 @@ def _ab_metrics(report: ABInput) -> Html:
     rows: list[list[object]] = []
     for name, comparison in report.comparisons.items():
         change = Html(f"{text(say_lift(comparison))}<small>{text(say_interval(comparison, '{} … {}'))}</small>")
-        absolute = Html(f"{comparison.difference:+.4f}<small>{comparison.low:+.4f} … {comparison.high:+.4f}</small>")
+        interval = say_interval(comparison, "{} … {}", relative=False)
+        absolute = Html(f"{comparison.difference:+.4f}<small>{text(interval)}</small>")
         verdict = tag(comparison.verdict, TONE[comparison.verdict])
         sides = say_sides(comparison)
         rows.append(

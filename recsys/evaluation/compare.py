@@ -25,7 +25,9 @@ class Comparison:
         difference: ``mean_b − mean_a``.
         lift: ``difference / mean_a``; None where ``mean_a`` is zero.
         low: lower end of the bootstrap interval of ``difference``, as ``high`` its upper end.
-        confidence: of that interval, in (0, 1).
+        lift_low: lower end of the interval of ``lift``, as ``lift_high`` its upper end; None where A has so little that
+            its mean is zero in some draw.
+        confidence: of these intervals, in (0, 1).
         n: users compared: those for whom the metric is defined under both.
         share_better: share of them for whom B is above A, as ``share_worse`` below; the rest are equal.
     """
@@ -36,6 +38,8 @@ class Comparison:
     lift: float | None
     low: float
     high: float
+    lift_low: float | None
+    lift_high: float | None
     confidence: float
     n: int
     share_better: float
@@ -50,9 +54,15 @@ class Comparison:
             return BETTER
         return WORSE if self.high < 0 else NO_DIFFERENCE
 
+    @property
+    def too_few(self) -> bool:
+        """So few users that their intervals say nothing: of a single one, every draw is that one."""
+        return self.n < MIN_DIFFERING
+
     def as_dict(self) -> dict[str, Any]:
-        """Plain values for JSON, the verdict with them."""
-        return asdict(self) | {"verdict": self.verdict}
+        """Plain values for JSON, the verdict with them; no intervals of too few users."""
+        intervals = dict.fromkeys(("low", "high", "lift_low", "lift_high")) if self.too_few else {}
+        return asdict(self) | intervals | {"verdict": self.verdict}
 
 
 def compare(
@@ -81,7 +91,8 @@ def compare_all(
     """Compare every metric of two policies by the paired percentile bootstrap over users.
 
     Users are drawn with replacement, n of n, ``resamples`` times; the interval lies between the quantiles
-    ``(1 ∓ confidence) / 2`` of the mean difference. All metrics see the same draws, so a metric's interval does not
+    ``(1 ∓ confidence) / 2`` of the mean difference. That of the lift lies between those of the draws' own lifts, since
+    the mean of A is as uncertain as the difference. All metrics see the same draws, so a metric's intervals do not
     depend (but for rounding) on which others stand beside it. A NaN (a metric not defined for a slate) takes that user
     out of that metric.
 
@@ -99,29 +110,33 @@ def compare_all(
     """
     n = _check(a, b, resamples, confidence)
     names = list(a)
-    differences = np.empty((n, len(names)))
-    for column, name in enumerate(names):
-        differences[:, column] = np.asarray(b[name], np.float64) - np.asarray(a[name], np.float64)
+    values_a, values_b = (np.column_stack([np.asarray(of[name], np.float64) for name in names]) for of in (a, b))
+    differences = values_b - values_a
     defined = ~np.isnan(differences)
     for column, name in enumerate(names):
         if not defined[:, column].any():
             raise SchemaError(f"{name}: expected a value for some user under both policies, came none among {n}")
-    means = _resampled_means(np.where(defined, differences, 0), defined, np.random.default_rng(seed), resamples)
+    means, lifts = _resample(differences, values_a, defined, np.random.default_rng(seed), resamples)
     tails = [(1 - confidence) / 2, (1 + confidence) / 2]
     comparisons = {}
     for column, name in enumerate(names):
         used = defined[:, column]
         difference = differences[used, column]
-        mean_a = float(np.asarray(a[name], np.float64)[used].mean())
-        drawn = means[:, column]
-        low, high = np.quantile(drawn[~np.isnan(drawn)], tails)
+        mean_a = float(values_a[used, column].mean())
+        drawn = ~np.isnan(means[:, column])
+        low, high = np.quantile(means[drawn, column], tails).tolist()
+        lift_low, lift_high = None, None
+        if np.isfinite(lifts[drawn, column]).all():
+            lift_low, lift_high = np.quantile(lifts[drawn, column], tails).tolist()
         comparisons[name] = Comparison(
             mean_a=mean_a,
-            mean_b=float(np.asarray(b[name], np.float64)[used].mean()),
+            mean_b=float(values_b[used, column].mean()),
             difference=float(difference.mean()),
             lift=float(difference.mean()) / mean_a if mean_a != 0 else None,
-            low=float(low),
-            high=float(high),
+            low=low,
+            high=high,
+            lift_low=lift_low,
+            lift_high=lift_high,
             confidence=confidence,
             n=int(used.sum()),
             share_better=float((difference > 0).mean()),
@@ -130,26 +145,33 @@ def compare_all(
     return comparisons
 
 
-def _resampled_means(
-    differences: NDArray[np.float64], defined: NDArray[np.bool_], rng: np.random.Generator, resamples: int
-) -> NDArray[np.float64]:
-    """Mean difference of each metric in each draw, float64 [resamples, metrics].
+def _resample(
+    differences: NDArray[np.float64],
+    values_a: NDArray[np.float64],
+    defined: NDArray[np.bool_],
+    rng: np.random.Generator,
+    resamples: int,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Mean difference and lift of each metric in each draw, float64 [resamples, metrics]; not finite over nothing.
 
     A draw is how often each user was drawn, so all metrics of many draws are one matrix product.
     """
+    differences, values_a = (np.where(defined, values, 0) for values in (differences, values_a))
     n = len(differences)
     complete = bool(defined.all())
     at_once = max(1, DRAWS_AT_ONCE // n)
-    means = np.empty((resamples, differences.shape[1]))
+    means, lifts = np.empty((2, resamples, differences.shape[1]))
     for start in range(0, resamples, at_once):
         size = min(at_once, resamples - start)
         drawn = rng.integers(0, n, size=(size, n), dtype=np.int32)
         drawn += (np.arange(size, dtype=np.int32) * n)[:, None]  # a range of counters for each draw
         times = np.bincount(drawn.ravel(), minlength=size * n).reshape(size, n).astype(np.float64)
         users = n if complete else times @ defined
-        with np.errstate(invalid="ignore"):  # a draw without any user of a rare metric: NaN, left out above
-            means[start : start + size] = times @ differences / users
-    return means
+        sums, sums_a = times @ differences, times @ values_a
+        with np.errstate(invalid="ignore", divide="ignore"):
+            means[start : start + size] = sums / users  # NaN without any user of a rare metric: left out above
+            lifts[start : start + size] = sums / sums_a
+    return means, lifts
 
 
 def _check(a: Mapping[str, NDArray[Any]], b: Mapping[str, NDArray[Any]], resamples: int, confidence: float) -> int:

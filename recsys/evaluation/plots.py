@@ -61,7 +61,7 @@ _WIDTH = 5.6  # inches: 403 units of the view box, so that text is near its true
 
 
 def forest(comparisons: Mapping[str, Comparison], label: str = "change of B against A, % of A") -> str:
-    """One line a metric (or segment): the relative difference and its interval against zero.
+    """One line a metric (or segment): the relative difference and its interval, where it has one, against zero.
 
     Those whose A is zero have no relative difference and are left out.
     """
@@ -70,10 +70,11 @@ def forest(comparisons: Mapping[str, Comparison], label: str = "change of B agai
         figure, axes = _figure(0.7 + 0.34 * max(1, len(shown)))
         axes.axvline(0, color=INK, linewidth=1)
         for place, comparison in enumerate(shown.values()):
-            scale = 100 / abs(comparison.mean_a)
             colour = {BETTER: GOOD, WORSE: BAD}.get(comparison.verdict, A)
-            axes.plot([comparison.low * scale, comparison.high * scale], [place, place], color=colour, linewidth=3)
-            axes.plot(comparison.difference * scale, place, "o", color=colour, markersize=7)
+            ends = [100 * end for end in (comparison.lift_low, comparison.lift_high) if end is not None]
+            if ends and not comparison.too_few:
+                axes.plot(ends, [place, place], color=colour, linewidth=3)
+            axes.plot(100 * (comparison.lift or 0), place, "o", color=colour, markersize=7)
         axes.set_yticks(range(len(shown)), list(shown), color=INK)
         axes.set_ylim(len(shown) - 0.4, -0.6)
         axes.locator_params(axis="x", nbins=5)  # "+2500%" is wide: more of them would run into each other

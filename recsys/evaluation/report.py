@@ -116,7 +116,7 @@ def _night_facts(report: ReportInput, main: str | None, best: str | None) -> lis
     if main and best:
         comparison = report.comparisons[best][main]
         facts.append((main, say_figure(comparison.mean_b), f"{best}: {say_figure(comparison.mean_a)}"))
-        facts.append((f"against {best}", say_lift(comparison), f"95% interval {say_interval(comparison)}"))
+        facts.append((f"against {best}", say_lift(comparison), say_interval(comparison, "95% interval from {} to {}")))
     if report.stages:
         slowest = max(report.stages, key=lambda stage: stage.seconds)
         facts.append(("the night", say_duration(sum(s.seconds for s in report.stages)), f"longest: {slowest.name}"))

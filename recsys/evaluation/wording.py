@@ -2,7 +2,7 @@
 
 import json
 from collections.abc import Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Any
 
 from recsys.evaluation.compare import BETTER, NO_DIFFERENCE, WORSE, Comparison
@@ -15,10 +15,8 @@ def say_comparison(metric: str, comparison: Comparison) -> str:
     """The metric under both, its change and how sure that is, as a sentence without a full stop."""
     percent = f"{comparison.confidence:.0%}"
     change = "" if comparison.lift is None else f" ({say_lift(comparison)})"
-    return (
-        f"{metric} is {say_figure(comparison.mean_b)} against {say_figure(comparison.mean_a)}{change}; the {percent} "
-        f"interval of the change goes {say_interval(comparison)}"
-    )
+    sure = say_interval(comparison, f"the {percent} interval of the change goes from {{}} to {{}}")
+    return f"{metric} is {say_figure(comparison.mean_b)} against {say_figure(comparison.mean_a)}{change}; {sure}"
 
 
 def say_figure(value: float) -> str:
@@ -31,12 +29,13 @@ def say_lift(comparison: Comparison) -> str:
     return "–" if comparison.lift is None else f"{comparison.lift:+.1%}"
 
 
-def say_interval(comparison: Comparison, words: str = "from {} to {}") -> str:
-    """The interval in percent of A, or as it is where A is zero."""
-    if comparison.mean_a == 0:
+def say_interval(comparison: Comparison, words: str, *, relative: bool = True) -> str:
+    """``words`` with the ends of the interval: of the lift, in percent, where it has one; else of the difference."""
+    if comparison.too_few:
+        return "too few for an interval"
+    if not relative or comparison.lift_low is None or comparison.lift_high is None:
         return words.format(f"{comparison.low:+.4f}", f"{comparison.high:+.4f}")
-    scale = abs(comparison.mean_a)
-    return words.format(f"{comparison.low / scale:+.1%}", f"{comparison.high / scale:+.1%}")
+    return words.format(f"{comparison.lift_low:+.1%}", f"{comparison.lift_high:+.1%}")
 
 
 def say_sides(comparison: Comparison) -> str:
@@ -58,6 +57,18 @@ def say_duration(seconds: float) -> str:
 def say_memory(mib: float) -> str:
     """MiB, or GiB where it is that much."""
     return f"{mib / 1024:.1f} GiB" if mib >= 1024 else f"{mib:.0f} MiB"
+
+
+def say_window(start: datetime, end: datetime) -> str:
+    """The days of [start, end), UTC.
+
+    >>> say_window(datetime(2026, 3, 1), datetime(2026, 3, 8))
+    '2026-03-01 to 2026-03-07'
+    >>> say_window(datetime(2026, 3, 1), datetime(2026, 3, 1, 9))
+    '2026-03-01'
+    """
+    last = end - timedelta(microseconds=1)
+    return f"{start:%Y-%m-%d}" if last.date() == start.date() else f"{start:%Y-%m-%d} to {last:%Y-%m-%d}"
 
 
 def say_moment(moment: datetime) -> str:
