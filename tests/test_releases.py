@@ -24,6 +24,7 @@ def versions(sqlite_engine: Engine, tmp_path: Path) -> list[str]:
     made = [build_release(tmp_path, seed).manifest.version for seed in (0, 1)]
     for version, ndcg in zip(made, (0.2174, 0.2352)):
         metrics = {"popularity": {"NDCG@12": 0.1}, "release": {"MAP@12": 0.3, "NDCG@12": ndcg}}
+        metrics |= {"evaluated_from": "2026-02-22T06:00:00+00:00", "evaluated_to": "2026-03-01T00:00:00+00:00"}
         path = str(tmp_path / version)
         record_release(sqlite_engine, version=version, path=path, data_cutoff=CUTOFF, checksum="c", metrics=metrics)
     publish_release(sqlite_engine, made[1])
@@ -44,7 +45,7 @@ def test_releases_are_listed_newest_first(
     header, second, first = capsys.readouterr().out.splitlines()
     assert header.split()[0] == "version"
     assert second.split()[:3] == [versions[1], "2026-03-01", "00:00"]
-    assert second.endswith("NDCG@12 0.2352  live")
+    assert second.endswith("NDCG@12 0.2352 on 2026-02-22 to 2026-02-28  live")
     assert first.split()[0] == versions[0]
     assert "NDCG@12 0.2174" in first
     assert first.endswith("is gone")
