@@ -11,27 +11,31 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import compress
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
 from numpy.typing import NDArray
-from tqdm import tqdm
 
-from pipelines.config import Paths, add_config_argument, load_paths
+from pipelines.answers import Arrivals, Bool, answer_requests, on_offer, read_arrivals
+from pipelines.config import add_config_argument, load_paths
+from pipelines.releases import release_directory
 from pipelines.sheets import ItemCards, item_cards, make_sheet
 from recsys.artifacts import Release, load_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.load import load_items
-from recsys.errors import LeakageError, ReleaseError, SchemaError
-from recsys.evaluation.ab_report import ABInput, SlatePair, ab_headline, ab_lead, ab_report
+from recsys.errors import LeakageError, SchemaError, require_at_least
+from recsys.evaluation.ab_report import ABInput, SlatePair, ab_figures, ab_headline, ab_lead, ab_report
 from recsys.evaluation.requests import EvaluationSet, build_requests
+from recsys.evaluation.wording import say_interval, say_moment, say_window
 from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
 from recsys.histories import target_types
-from recsys.recommend import in_batches, recommend
-from recsys.request import FALLBACKS, Request, Slate
+from recsys.request import FALLBACKS, Slate
+
+K = 12  # length of the slates where nobody asks for another
 
 
 @dataclass(frozen=True)
@@ -40,12 +44,15 @@ class Evaluation:
 
     Attributes:
         requests: what was asked, and what was right.
+        offer_a, offer_b: what each may show, bool [its items], from on_offer().
         slates_a, slates_b: the answers, in the order of the requests.
         report: everything that the page shows, without examples.
         per_user_a, per_user_b: metric → float32 [q].
     """
 
     requests: EvaluationSet
+    offer_a: Bool
+    offer_b: Bool
     slates_a: list[Slate]
     slates_b: list[Slate]
     report: ABInput
@@ -60,7 +67,8 @@ def evaluate(
     start: datetime,
     end: datetime,
     *,
-    k: int = 12,
+    arrivals: Arrivals | None = None,
+    k: int = K,
     target_types: Sequence[str] = ("purchase",),
     max_users: int | None = None,
     seed: int = 0,
@@ -74,6 +82,7 @@ def evaluate(
         release_a, release_b: both fitted on events before ``start`` only.
         events: the columns of EVENTS, with the days before ``start`` (histories, popularity) and those of the window.
         start, end: the test window, UTC, the end exclusive.
+        arrivals: of the catalogue: what came after a release's data end, it does not show. None: unknown.
         k: length of the slates.
         target_types: events that make an item relevant.
         max_users: draw so many shoppers; all where None.
@@ -84,8 +93,10 @@ def evaluate(
 
     Raises:
         LeakageError: a release has seen events of the window.
-        SchemaError: nobody took anything in the window, or the events lack a column.
+        SchemaError: nobody took anything in the window, the events lack a column, or a time has no zone.
+        ConfigError: ``k`` or ``max_users`` is below 1, or ``seed`` below 0.
     """
+    _check(start, end, k, max_users, seed)
     for name, release in (("A", release_a), ("B", release_b)):
         refuse_leakage(release, start, name)
     requests = build_requests(events, start, end, target_types=target_types, max_users=max_users, seed=seed, limit=k)
@@ -94,10 +105,12 @@ def evaluate(
             f"events: expected {' or '.join(target_types)} events from {start} to {end}, came none in that window"
         )
     yardstick = _build_yardstick(release_a, release_b, requests, events, k, target_types)
+    offer_a, offer_b = (on_offer(release, arrivals or {}) for release in (release_a, release_b))
     began = time.perf_counter()
-    slates_a = answer_requests(release_a, requests.requests, "A" if progress else None, threads)
+    label_a, label_b = ("A", "B") if progress else (None, None)
+    slates_a = answer_requests(release_a, requests.requests, offer_a, label=label_a, threads=threads)
     halfway = time.perf_counter()
-    slates_b = answer_requests(release_b, requests.requests, "B" if progress else None, threads)
+    slates_b = answer_requests(release_b, requests.requests, offer_b, label=label_b, threads=threads)
     seconds = {"A": halfway - began, "B": time.perf_counter() - halfway}
     shown_a, shown_b = yardstick.slate_rows(slates_a), yardstick.slate_rows(slates_b)
     per_user_a, per_user_b = yardstick.per_user(shown_a), yardstick.per_user(shown_b)
@@ -107,9 +120,11 @@ def evaluate(
         name_a=release_a.manifest.version,
         name_b=release_b.manifest.version,
         created_at=datetime.now(UTC),
-        window=_say_window(start, end),
+        window=say_window(start, end),
         n_requests=len(requests),
         comparisons=compare_policies(per_user_a, per_user_b, seed=seed, resamples=resamples),
+        asked={"start": start.isoformat(), "end": end.isoformat()}
+        | {"k": k, "targets": list(target_types), "max_users": max_users, "seed": seed},
         catalogue={name: (value, catalogue_b[name]) for name, value in yardstick.catalogue(shown_a).items()},
         segments={
             title: compare_policies(values, segments_b[title], seed=seed, resamples=resamples)
@@ -118,9 +133,17 @@ def evaluate(
         fallbacks=_count_fallbacks(slates_a, slates_b),
         overlap=_overlap(slates_a, slates_b),
         seconds=seconds,
-        notes=_notes(requests, yardstick, seconds),
+        notes=_notes(requests, seconds) + _compare_catalogues(requests, (release_a, offer_a), (release_b, offer_b)),
     )
-    return Evaluation(requests, slates_a, slates_b, report, per_user_a, per_user_b)
+    return Evaluation(requests, offer_a, offer_b, slates_a, slates_b, report, per_user_a, per_user_b)
+
+
+def _check(start: datetime, end: datetime, k: int, max_users: int | None, seed: int) -> None:
+    for name, moment in (("start", start), ("end", end)):
+        if moment.tzinfo is None:
+            raise SchemaError(f"{name}: expected a UTC time with its zone, came {moment!r}")
+    drawn = 1 if max_users is None else max_users
+    require_at_least("", {"k": k, "max_users": drawn, "seed": seed}, k=1, max_users=1, seed=0)
 
 
 def refuse_leakage(release: Release, start: datetime, name: str = "the release") -> None:
@@ -132,26 +155,6 @@ def refuse_leakage(release: Release, start: datetime, name: str = "the release")
                 f"{name} ({manifest.version}): expected a {what} not after {start}, the start of the test window, "
                 f"came {cutoff}"
             )
-
-
-def answer_requests(
-    release: Release, requests: Sequence[Request], label: str | None = None, threads: int = 1
-) -> list[Slate]:
-    """Slates for all requests in order; with a ``label``, under a progress bar of that name.
-
-    Nothing is filtered by stock: what was in stock in the past is not known, and what is today must not leak into it.
-    """
-    everything = np.ones(len(release.item_ids), bool)
-
-    def answer(batch: slice) -> list[Slate]:
-        return recommend(release, requests[batch], available=everything)
-
-    slates: list[Slate] = []
-    with tqdm(total=len(requests), desc=label, unit=" requests", disable=label is None) as bar:
-        for answered in in_batches(answer, len(requests), threads):
-            slates += answered
-            bar.update(len(answered))
-    return slates
 
 
 def pick_examples(evaluation: Evaluation, each: int = 2, seed: int = 0) -> dict[int, str]:
@@ -186,7 +189,10 @@ def draw_examples(
     requests = [replace(evaluation.requests.requests[user], explain=True) for user in picked]
     pairs = []
     for user, request, slate_a, slate_b in zip(
-        picked, requests, answer_requests(release_a, requests), answer_requests(release_b, requests)
+        picked,
+        requests,
+        answer_requests(release_a, requests, evaluation.offer_a),
+        answer_requests(release_b, requests, evaluation.offer_b),
     ):
         bought = evaluation.requests.relevant[user]
         title = request.user_id or request.session_id or "somebody new"
@@ -253,45 +259,30 @@ def _ids(slate: Slate) -> list[str]:
     return [item.item_id for item in slate.items]
 
 
-def _say_window(start: datetime, end: datetime) -> str:
-    last = end - timedelta(microseconds=1)
-    return f"{start:%Y-%m-%d}" if last.date() == start.date() else f"{start:%Y-%m-%d} to {last:%Y-%m-%d}"
-
-
-def _notes(requests: EvaluationSet, yardstick: Yardstick, seconds: dict[str, float]) -> list[str]:
+def _notes(requests: EvaluationSet, seconds: dict[str, float]) -> list[str]:
     newcomers = int((requests.history_lengths == 0).sum())
     pace = ", ".join(f"{name} {1000 * spent / len(requests):.1f} ms" for name, spent in seconds.items())
     return [
         f"One request for each shopper, at the first event in the window: {len(requests):,}, {newcomers:,} of them "
         "without any history.",
-        f"Relevant is what the shopper then took: {len(yardstick.rows):,} items, {yardstick.n_unknown:,} of them in "
-        "neither release; they count as missed.",
         "Novelty counts purchases before the window. Diversity is measured in the embedding space of A for both.",
         f"Time for an answer, in batches: {pace}.",
     ]
 
 
-def as_json(report: ABInput) -> dict[str, Any]:
-    """The figures of a report for machines; no examples."""
-    main = next(iter(report.comparisons))
-    return {
-        "a": report.name_a,
-        "b": report.name_b,
-        "window": report.window,
-        "created_at": report.created_at.isoformat(),
-        "n_requests": report.n_requests,
-        "verdict": report.comparisons[main].verdict,
-        "decided_on": main,
-        "metrics": {name: comparison.as_dict() for name, comparison in report.comparisons.items()},
-        "catalogue": {name: {"a": a, "b": b} for name, (a, b) in report.catalogue.items()},
-        "segments": {
-            title: {label: comparison.as_dict() for label, comparison in segments.items()}
-            for title, segments in report.segments.items()
-        },
-        "fallbacks": {rung: {"a": a, "b": b} for rung, (a, b) in report.fallbacks.items()},
-        "overlap": report.overlap,
-        "seconds": dict(report.seconds),
-    }
+def _compare_catalogues(requests: EvaluationSet, a: tuple[Release, Bool], b: tuple[Release, Bool]) -> list[str]:
+    """What each release could show at all: one that is older, or knows less, misses what the other may find."""
+    offered_a, offered_b = (set(compress(release.item_ids, offer)) for release, offer in (a, b))
+    taken = [item_id for items in requests.relevant for item_id in items]
+    in_a, in_b = (np.array([item_id in offered for item_id in taken]) for offered in (offered_a, offered_b))
+    ends = [f"of {name} at {say_moment(release.manifest.data_cutoff)}" for name, (release, _) in zip("AB", (a, b))]
+    return [
+        f"Relevant is what the shopper then took: {len(taken):,} items. {(~in_a & ~in_b).sum():,} of them neither "
+        f"release could show, {(in_a & ~in_b).sum():,} A alone, {(in_b & ~in_a).sum():,} B alone; where one could not, "
+        "they count as missed.",
+        f"The data end {' and '.join(ends)}. Of the catalogue, {len(offered_a - offered_b):,} items only A could show, "
+        f"{len(offered_b - offered_a):,} only B.",
+    ]
 
 
 def add_arguments(parser: ArgumentParser) -> None:
@@ -302,7 +293,7 @@ def add_arguments(parser: ArgumentParser) -> None:
     add_config_argument(parser)
     parser.add_argument("--start", type=_day, help="first test day, UTC (default: where the data of the younger ends)")
     parser.add_argument("--end", type=_day, help="first day after the test, UTC (default: after the last event)")
-    parser.add_argument("--k", type=int, default=12, help="length of the slates (default: %(default)s)")
+    parser.add_argument("--k", type=int, default=K, help="length of the slates (default: %(default)s)")
     parser.add_argument(
         "--target",
         action="append",
@@ -335,6 +326,7 @@ def run(args: Namespace) -> int:
             f"{paths.events}: expected events after {start}, where the releases' own data ends, came none: wait for "
             "new ones, or name releases that were fitted up to an earlier day"
         )
+    items = load_items(engine)
     sells = len(events.filter(pl.col("event_type") == "purchase").head(1).collect()) > 0
     evaluation = evaluate(
         release_a,
@@ -342,6 +334,7 @@ def run(args: Namespace) -> int:
         events,
         start,
         end,
+        arrivals=read_arrivals(items),
         k=args.k,
         target_types=tuple(args.target or target_types(sells)),
         max_users=args.max_users,
@@ -350,37 +343,27 @@ def run(args: Namespace) -> int:
         progress=not args.quiet,
     )
     picked = pick_examples(evaluation, seed=args.seed)
-    cards = item_cards(load_items(engine))
-    examples = draw_examples(evaluation, release_a, release_b, picked, cards, Path(paths.images))
+    examples = draw_examples(evaluation, release_a, release_b, picked, item_cards(items), Path(paths.images))
     report = replace(evaluation.report, examples=examples)
-    page = args.output / f"{report.name_a}-against-{report.name_b}.html"
+    page = args.output / f"{_name(report, start, end, args)}.html"
     page.parent.mkdir(parents=True, exist_ok=True)
     page.write_text(ab_report(report), encoding="utf-8")
-    page.with_suffix(".json").write_text(json.dumps(as_json(report), indent=2), encoding="utf-8")
+    page.with_suffix(".json").write_text(json.dumps(ab_figures(report), indent=2), encoding="utf-8")
     print(f"{ab_headline(*next(iter(report.comparisons.items())))}.\n{ab_lead(report)}\n\n{_table(report)}\n\n{page}")
     return 0
 
 
-def release_directory(name: str, paths: Paths) -> Path:
-    """A release's directory: ``name`` itself where it is one, else the version of that name below [paths] releases.
-
-    Raises:
-        ReleaseError: neither is there; the message names the versions that are.
-    """
-    for folder in (Path(name), Path(paths.releases, name)):
-        if (folder / "manifest.json").is_file():
-            return folder
-    known = sorted(manifest.parent.name for manifest in Path(paths.releases).glob("[!.]*/manifest.json"))
-    raise ReleaseError(
-        f"{name}: expected a release: a directory, or a version below {paths.releases}, "
-        + (f"where these are: {', '.join(known)}" if known else "where there is none yet")
-    )
+def _name(report: ABInput, start: datetime, end: datetime, args: Namespace) -> str:
+    """Of the files: what another window or another question would answer otherwise has a name of its own."""
+    window = f"{start:%Y%m%dT%H%M%S}-to-{end:%Y%m%dT%H%M%S}"
+    others = [f"k{args.k}"] if args.k != K else []
+    return "-".join([f"{report.name_a}-against-{report.name_b}-{window}", *others, *(args.target or [])])
 
 
 def _table(report: ABInput) -> str:
     lines = [f"{'':14} {'A':>9} {'B':>9} {'difference':>11}  95% interval          B is"]
     for name, c in report.comparisons.items():
-        interval = f"{c.low:+.4f} to {c.high:+.4f}"
+        interval = say_interval(c, "{} to {}", relative=False)
         lines.append(f"{name:14} {c.mean_a:9.4f} {c.mean_b:9.4f} {c.difference:+11.4f}  {interval:20}  {c.verdict}")
     lines += [f"{name:14} {a:9.4f} {b:9.4f} {b - a:+11.4f}" for name, (a, b) in report.catalogue.items()]
     return "\n".join(lines)

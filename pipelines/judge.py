@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from pipelines.answers import Arrivals, Bool, answer_requests, on_offer
 from pipelines.baselines import item_to_item, popularity
-from pipelines.evaluate import answer_requests
 from recsys.artifacts import Release
 from recsys.evaluation.compare import Comparison
 from recsys.evaluation.metrics import PerUser
@@ -25,6 +25,7 @@ class Judgement:
     Attributes:
         release: the one that was judged.
         questions: of the test window.
+        offer: what it may show, bool [n], from on_offer().
         yardstick: what all policies were held to.
         rows: policy → recommended rows, int32 [q, k].
         scores: policy → metric → per-user values; the metric to decide on comes first.
@@ -33,6 +34,7 @@ class Judgement:
 
     release: Release
     questions: EvaluationSet
+    offer: Bool
     yardstick: Yardstick
     rows: Mapping[str, Int32]
     scores: Mapping[str, Mapping[str, PerUser]]
@@ -47,13 +49,21 @@ class Judgement:
         }
 
 
-def recommended_rows(release: Release, requests: Sequence[Request], k: int, threads: int = 1) -> Int32:
-    """What ``release`` answers, as its own rows, int32 [q, k], -1 in an empty place."""
-    return slate_rows(answer_requests(release, requests, threads=threads), release.rows, k)
+def recommended_rows(
+    release: Release, requests: Sequence[Request], k: int, threads: int = 1, available: Bool | None = None
+) -> Int32:
+    """What ``release`` answers, as its own rows, int32 [q, k], -1 in an empty place; see answer_requests()."""
+    return slate_rows(answer_requests(release, requests, available, threads=threads), release.rows, k)
 
 
 def judge(
-    release: Release, questions: EvaluationSet, past: Interactions, k: int, seed: int, threads: int = 1
+    release: Release,
+    questions: EvaluationSet,
+    past: Interactions,
+    arrivals: Arrivals,
+    k: int,
+    seed: int,
+    threads: int = 1,
 ) -> Judgement:
     """The release and the baselines on the same questions.
 
@@ -61,6 +71,7 @@ def judge(
         release: fitted on events before the questions' window only.
         questions: of the test window.
         past: the events before it, for novelty.
+        arrivals: of the catalogue: what came after the release's data end, it does not show.
         k: places that count.
         seed: of the bootstrap.
         threads: that answer.
@@ -73,11 +84,11 @@ def judge(
         release.tables.created_at_days,
         k,
     )
-    requests = questions.requests
+    requests, offer = questions.requests, on_offer(release, arrivals)
     rows = {
         "popularity": popularity(release, requests, k),
         "item to item": item_to_item(release, requests, k),
-        RELEASE: recommended_rows(release, requests, k, threads),
+        RELEASE: recommended_rows(release, requests, k, threads, offer),
     }
     scores = {policy: yardstick.per_user(each) for policy, each in rows.items()}
     comparisons = {
@@ -85,4 +96,4 @@ def judge(
         for policy, theirs in scores.items()
         if policy != RELEASE
     }
-    return Judgement(release, questions, yardstick, rows, scores, comparisons)
+    return Judgement(release, questions, offer, yardstick, rows, scores, comparisons)

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from pipelines.answers import answer_requests
 from pipelines.judge import Judgement
 from pipelines.night_config import NightConfig
 from pipelines.sheets import item_cards, make_sheet
@@ -18,7 +19,7 @@ from recsys.evaluation import metrics
 from recsys.evaluation.report import ReportInput, Stage, night_report
 from recsys.evaluation.requests import EvaluationSet
 from recsys.evaluation.sheet import Sheet
-from recsys.recommend import find_candidates, recommend
+from recsys.recommend import find_candidates
 from recsys.retrieval.retrieve import SOURCES
 
 DEPTHS = (5, 10, 20, 50, 100, 200)
@@ -61,15 +62,16 @@ def write_night_report(
         catalogue={policy: yardstick.catalogue(rows) for policy, rows in judgement.rows.items()},
         alignment=_alignment_curves(aligner),
         feature_importance={} if release.ranker is None else release.ranker.importance(),
-        recall_by_candidates=recall_by_candidates(judgement.release, questions),
+        recall_by_candidates=recall_by_candidates(judgement.release, questions, config.seed),
         ndcg_by_history={
             policy: metrics.mean_by_segment(scores[main], yardstick.history)
             for policy, scores in judgement.scores.items()
         },
-        examples=_examples(judgement, items, config),
+        examples=judged_examples(judgement, items, config),
         config=release.manifest.config,
         notes=[
-            "The figures are those of a twin of this release: the same recipe, fitted before the test window.",
+            "The figures are those of a twin of this release: the same recipe, fitted before the test window. "
+            "The release itself has seen that window, and cannot be tested on it.",
             "The ranker is LightGBM LambdaRank, trained on candidates as of earlier times."
             if release.ranker
             else "There is no ranker: too few examples to learn from, or it did no better than the order of retrieval, "
@@ -97,21 +99,26 @@ def _tuned(tuning: Mapping[str, Any]) -> list[str]:
     return notes or [f"Tuned {of}: no number was surely better than the one that stood."]
 
 
-def recall_by_candidates(release: Release, questions: EvaluationSet) -> dict[str, list[tuple[int, float]]]:
-    """Source → (candidates kept, share of what was taken that is among them), over up to 1,000 questions."""
-    asked = questions.requests[:1000]
-    _, candidates = find_candidates(release, asked)
+def recall_by_candidates(release: Release, questions: EvaluationSet, seed: int) -> dict[str, list[tuple[int, float]]]:
+    """Source → (candidates kept, share of what was taken that is among them), over up to 1,000 questions.
+
+    They are drawn by ``seed``: the first ones would be those of the window's first hours.
+    """
+    drawn = np.random.default_rng(seed).choice(len(questions), min(1000, len(questions)), replace=False)
+    chosen = np.sort(drawn).tolist()
+    relevant = [questions.relevant[number] for number in chosen]
+    _, candidates = find_candidates(release, [questions.requests[number] for number in chosen])
     n_items = np.int64(len(release.item_ids))
     wanted = np.array(
         [
             number * n_items + release.rows[item_id]
-            for number, taken in enumerate(questions.relevant[: len(asked)])
+            for number, taken in enumerate(relevant)
             for item_id in taken
             if item_id in release.rows
         ],
         np.int64,
     )
-    n_wanted = sum(len(taken) for taken in questions.relevant[: len(asked)])
+    n_wanted = sum(len(taken) for taken in relevant)
     keys = candidates.request_of * n_items + candidates.rows
     ranks = {source: candidates.ranks[:, column] for column, source in enumerate(SOURCES)}
     return {
@@ -130,14 +137,15 @@ def _alignment_curves(aligner: Aligner) -> dict[str, list[float]]:
     return {measured: values for measured, values in curves.items() if np.isfinite(values).any()}
 
 
-def _examples(judgement: Judgement, items: pl.DataFrame, config: NightConfig) -> list[Sheet]:
-    """Shoppers with some history, drawn evenly: not the ones where the release did best."""
+def judged_examples(judgement: Judgement, items: pl.DataFrame, config: NightConfig) -> list[Sheet]:
+    """Shoppers with some history, drawn evenly, not the ones where the release did best; the slates as judged."""
     known = np.flatnonzero(judgement.questions.history_lengths >= 3)
     rng = np.random.default_rng(config.seed)
     chosen = rng.choice(known, min(config.evaluation.examples, len(known)), replace=False).tolist()
     requests = [replace(judgement.questions.requests[i], explain=True) for i in chosen]
+    slates = answer_requests(judgement.release, requests, judgement.offer)
     cards, images = item_cards(items), Path(config.paths.images)
     return [
         make_sheet(f"Shopper {number + 1}", request, slate, cards, images, bought=judgement.questions.relevant[i])
-        for number, (i, request, slate) in enumerate(zip(chosen, requests, recommend(judgement.release, requests)))
+        for number, (i, request, slate) in enumerate(zip(chosen, requests, slates))
     ]

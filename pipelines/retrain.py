@@ -221,7 +221,8 @@ def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judg
         limit=config.evaluation.k,
     )
     past = shop.interactions.select(shop.interactions.time_days < days_since_epoch(split.test_start))
-    return judge(twin, questions, past, config.evaluation.k, config.seed, config.threads)
+    arrivals = dict(zip(shop.catalogue.item_ids, shop.catalogue.created_at_days.tolist()))
+    return judge(twin, questions, past, arrivals, config.evaluation.k, config.seed, config.threads)
 
 
 def _catalogue_seen(engine: Engine) -> datetime | None:

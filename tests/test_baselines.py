@@ -72,7 +72,7 @@ def test_the_judge_holds_everybody_to_the_same_questions(release):
     requests = [asked(release, 0), asked(release)]
     relevant = [[release.item_ids[7], "never heard of"], [release.item_ids[5]]]
     questions = EvaluationSet(requests, relevant, CUTOFF, CUTOFF + timedelta(days=1))
-    judgement = judge(release, questions, purchases([0, 1], [5, 5], [1, 2]), 3, seed=0)
+    judgement = judge(release, questions, purchases([0, 1], [5, 5], [1, 2]), {}, 3, seed=0)
     assert list(judgement.scores) == list(judgement.rows) == ["popularity", "item to item", "release"]
     assert set(judgement.comparisons) == {"popularity", "item to item"}
     (name,) = [metric for metric in judgement.scores["popularity"] if metric.lower().startswith("recall")]
@@ -84,7 +84,7 @@ def test_the_judge_holds_everybody_to_the_same_questions(release):
 def test_what_no_slate_is_long_enough_for_is_left_out(release):
     """A catalogue of one or two items has no diversity, and JSON has no NaN."""
     questions = EvaluationSet([asked(release, 0)], [[release.item_ids[7]]], CUTOFF, CUTOFF + timedelta(days=1))
-    judgement = judge(release, questions, purchases([0, 1], [5, 5], [1, 2]), 1, seed=0)  # slates of one place
+    judgement = judge(release, questions, purchases([0, 1], [5, 5], [1, 2]), {}, 1, seed=0)  # slates of one place
     assert np.isnan(judgement.scores["release"]["diversity"]).all()
     assert "diversity" not in judgement.means["release"]
     assert "diversity" not in judgement.comparisons["popularity"]

@@ -9,17 +9,19 @@ import numpy as np
 import polars as pl
 import pytest
 
+from pipelines.answers import answer_requests, on_offer, read_arrivals
 from pipelines.catalogue import build_catalogue
 from pipelines.cli import main
-from pipelines.evaluate import answer_requests, as_json, draw_examples, evaluate, pick_examples
+from pipelines.config import load_paths
+from pipelines.evaluate import draw_examples, evaluate, pick_examples
 from pipelines.recipe import ItemVectors, RecipeConfig, Shop, fit_release
 from pipelines.sheets import item_cards
 from recsys.artifacts import save_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log
-from recsys.data.store import insert_events
-from recsys.errors import LeakageError, SchemaError
-from recsys.evaluation.ab_report import ab_report
+from recsys.data.store import insert_events, put_items
+from recsys.errors import ConfigError, LeakageError, SchemaError
+from recsys.evaluation.ab_report import ab_figures, ab_report
 from recsys.evaluation.compare import BETTER, NO_DIFFERENCE
 from recsys.histories import read_interactions
 from recsys.request import Request
@@ -93,9 +95,9 @@ def events(items) -> pl.DataFrame:
 def release_of(items, events, as_of, knows_colour=True):
     """A release fitted before ``as_of``; without the colours its embeddings are noise and it has seen no behaviour."""
     rng = np.random.default_rng(1)
-    vectors = rng.normal(0, 0.2, (N_ITEMS, DIM))
+    vectors = rng.normal(0, 0.2, (len(items), DIM))
     if knows_colour:
-        vectors[:, 0] += np.where(np.arange(N_ITEMS) % 2, 1.0, -1.0)
+        vectors[:, 0] += np.where(np.arange(len(items)) % 2, 1.0, -1.0)
     else:
         events = events.with_columns(user_id=pl.col("event_id"))  # nobody ever comes twice: nothing goes together
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
@@ -160,6 +162,67 @@ def test_what_was_in_stock_today_does_not_reach_into_the_past(saved):
     assert "item-00" in [item.item_id for item in slate.items]
 
 
+@pytest.fixture(scope="module")
+def growing(items, events):
+    """Item 1 arrives within the window and is taken on its last day; "item-40" is there, and never taken before."""
+    newcomer = items[:1].with_columns(item_id=pl.lit("item-40"), created_at=FIRST)
+    later = pl.when(pl.col("item_id") == "item-01").then(END - timedelta(days=1)).otherwise("created_at")
+    catalogue = pl.concat([items, newcomer]).with_columns(created_at=later)
+    early = (pl.col("item_id") != "item-01") | (pl.col("timestamp") >= CUTOFF)
+    return catalogue, events.filter(early)
+
+
+def test_what_came_after_the_data_of_a_release_is_not_shown(growing):
+    catalogue, events = growing
+    release = release_of(catalogue, events, CUTOFF)
+    offer = on_offer(release, read_arrivals(catalogue))
+    assert [release.item_ids[row] for row in np.flatnonzero(~offer)] == ["item-01"]
+    everybody = Request(END, limit=len(catalogue))
+    for available, missing in ((None, set()), (offer, {"item-01"})):
+        (slate,) = answer_requests(release, [everybody], available)
+        assert set(release.item_ids) - {item.item_id for item in slate.items} == missing
+    assert on_offer(release, {}).all()  # nothing is known: everything may have been there
+
+
+def test_what_sold_before_it_arrived_was_there(saved, items):
+    _, release, _ = saved
+    assert on_offer(release, dict.fromkeys(release.item_ids, END.timestamp() / 86_400)).all()
+
+
+def test_the_catalogues_are_compared(growing, items, events):
+    catalogue, grown_events = growing
+    old, new = release_of(items[1:], events, CUTOFF - timedelta(days=2)), release_of(catalogue, grown_events, CUTOFF)
+    report = evaluate(
+        old, new, grown_events, CUTOFF, END, k=6, arrivals=read_arrivals(catalogue), progress=False
+    ).report
+    taken = grown_events.filter((pl.col("timestamp") >= CUTOFF) & (pl.col("event_type") == "purchase"))
+    of_0, of_1 = (taken.filter(pl.col("item_id") == each)["user_id"].n_unique() for each in ("item-00", "item-01"))
+    assert of_0 > 0 < of_1
+    notes = " ".join(report.notes)
+    # The old one met item-01 before, by events that the new one never saw; the new one alone knows 00 and 40.
+    assert f"0 of them neither release could show, {of_1} A alone, {of_0} B alone" in notes
+    assert "The data end of A at 2026-03-19 00:00 UTC and of B at 2026-03-21 00:00 UTC." in notes
+    assert "1 items only A could show, 2 only B." in notes
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"k": -1}, ConfigError, "^k: expected at least 1, came -1$"),
+        ({"k": 0}, ConfigError, "^k: expected at least 1, came 0$"),
+        ({"max_users": 0}, ConfigError, "^max_users: expected at least 1, came 0$"),
+        ({"max_users": -1}, ConfigError, "^max_users: expected at least 1, came -1$"),
+        ({"seed": -1}, ConfigError, "^seed: expected at least 0, came -1$"),
+        ({"start": CUTOFF.replace(tzinfo=None)}, SchemaError, "^start: expected a UTC time with its zone, came "),
+        ({"end": END.replace(tzinfo=None)}, SchemaError, "^end: expected a UTC time with its zone, came "),
+    ],
+)
+def test_what_cannot_be_asked_is_named(saved, events, arguments, error, message):
+    _, a, b = saved
+    with pytest.raises(error, match=message):
+        evaluate(a, b, events, **{"start": CUTOFF, "end": END, "progress": False, **arguments})
+
+
 def test_examples_show_gains_losses_and_some_by_chance(saved, events, items, tmp_path):
     _, a, b = saved
     evaluation = evaluate(a, b, events, CUTOFF, END, k=6, progress=False)
@@ -177,9 +240,11 @@ def test_examples_show_gains_losses_and_some_by_chance(saved, events, items, tmp
 
 def test_the_figures_are_json_and_the_page_is_a_page(saved, events):
     _, a, b = saved
-    report = evaluate(a, b, events, CUTOFF, END, progress=False).report
-    written = json.loads(json.dumps(as_json(report), allow_nan=False))
+    report = evaluate(a, b, events, CUTOFF, END, max_users=60, seed=3, progress=False).report
+    written = json.loads(json.dumps(ab_figures(report), allow_nan=False))
     assert (written["a"], written["b"], written["decided_on"]) == (a.manifest.version, b.manifest.version, "NDCG@12")
+    assert (written["start"], written["end"]) == (CUTOFF.isoformat(), END.isoformat())
+    assert [written[name] for name in ("k", "targets", "max_users", "seed")] == [12, ["purchase"], 60, 3]
     assert written["metrics"]["NDCG@12"]["low"] < written["metrics"]["NDCG@12"]["difference"]
     assert "<h1>B is better" in ab_report(report)
 
@@ -199,17 +264,50 @@ def shop_on_disk(tmp_path, items, events, saved):
     return config
 
 
-def test_the_command_prints_the_verdict_and_leaves_both_files(shop_on_disk, saved, tmp_path, capsys):
+def test_the_command_prints_the_verdict_and_leaves_both_files(shop_on_disk, saved, events, tmp_path, capsys):
     a, b = (release.manifest.version for release in saved[1:])
     out = tmp_path / "out"
     status = main(["evaluate", a, b, "--config", str(shop_on_disk), "--k", "6", "--output", str(out), "--quiet"])
     printed = capsys.readouterr().out
     assert status == 0
     assert printed.startswith("B is better: NDCG@6 rises by ")
-    page = out / f"{a}-against-{b}.html"
+    page = out / f"{a}-against-{b}-20260321T000000-to-{events['timestamp'].max():%Y%m%dT%H%M%S}-k6.html"
     assert printed.rstrip().endswith(str(page))
     assert "<h1>B is better: NDCG@6 rises by " in page.read_text()
     assert json.loads(page.with_suffix(".json").read_text())["verdict"] == BETTER
+
+
+def test_another_question_has_a_page_of_its_own(shop_on_disk, saved, tmp_path, capsys):
+    a, b = (release.manifest.version for release in saved[1:])
+    out = tmp_path / "out"
+    common = ["evaluate", a, b, "--config", str(shop_on_disk), "--output", str(out), "--quiet"]
+    for asked in ([], ["--start", "2026-03-22"], ["--k", "6"], ["--target", "detail-page-view"]):
+        assert main([*common, *asked]) == 0
+    capsys.readouterr()
+    assert len(list(out.glob("*.html"))) == len(list(out.glob("*.json"))) == 4
+    figures = [json.loads(path.read_text()) for path in out.glob("*.json")]
+    assert sorted((each["start"][:10], each["k"], *each["targets"]) for each in figures) == [
+        ("2026-03-21", 6, "purchase"),
+        ("2026-03-21", 12, "detail-page-view"),
+        ("2026-03-21", 12, "purchase"),
+        ("2026-03-22", 12, "purchase"),
+    ]
+
+
+def test_the_command_asks_the_catalogue_what_had_arrived(shop_on_disk, growing, tmp_path, capsys):
+    catalogue, events = growing
+    version = save_release(release_of(catalogue, events, CUTOFF), tmp_path / "own").manifest.version
+    release = str(tmp_path / "own" / version)
+    engine = open_database(load_paths(shop_on_disk).database)
+    put_items(engine, [{"item_id": "item-01", "title": "A hat", "created_at": END - timedelta(days=1)}])
+    engine.dispose()
+    out = tmp_path / "out"
+    assert main(["evaluate", release, release, "--config", str(shop_on_disk), "--output", str(out), "--quiet"]) == 0
+    capsys.readouterr()
+    taken = events.filter(pl.col("item_id") == "item-01")["user_id"].n_unique()  # all of it in the window
+    assert taken > 0
+    (page,) = out.glob("*.html")
+    assert f"{taken} of them neither release could show" in page.read_text()
 
 
 def test_the_days_since_the_last_night_are_brought_to_the_log_first(shop_on_disk, saved, tmp_path, capsys):

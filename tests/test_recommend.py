@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pipelines.evaluate import answer_requests
+from pipelines.answers import answer_requests
 from recsys.artifacts import save_release
 from recsys.errors import LeakageError
 from recsys.recommend import BATCH, recommend

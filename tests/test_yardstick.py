@@ -54,7 +54,6 @@ def test_per_user_figures_by_hand(yardstick):
     assert figures["novelty (bits)"][0] == pytest.approx((-math.log2(4 / 8) - math.log2(2 / 8)) / 2)
     assert figures["diversity"] == pytest.approx([1, 0, np.nan], nan_ok=True)
     assert yardstick.catalogue(shown)["coverage"] == 1
-    assert yardstick.n_unknown == 1
 
 
 def test_segments_by_history_and_by_age(yardstick):

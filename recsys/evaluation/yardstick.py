@@ -44,11 +44,6 @@ class Yardstick:
     def _row_of(self) -> dict[str, int]:
         return {item_id: row for row, item_id in enumerate(self.item_ids)}
 
-    @property
-    def n_unknown(self) -> int:
-        """Relevant items outside the catalogue: missed by everybody."""
-        return int((self.rows >= len(self.item_ids)).sum())
-
     def slate_rows(self, slates: Sequence[Slate]) -> Rows:
         """Slates as rows of this catalogue, int32 [q, k]; see :func:`slate_rows`."""
         return slate_rows(slates, self._row_of, self.k)
