@@ -1,4 +1,4 @@
-"""The two policies that every release must beat: what sells now, and what follows the shopper's last items."""
+"""The two policies that every release is held against: what sells now, and what follows the shopper's last items."""
 
 from collections.abc import Sequence
 

@@ -28,11 +28,13 @@ class EvaluationConfig:
         k: places of a slate that count.
         max_users: shoppers of the test window that are asked; a larger shop's are drawn.
         examples: shoppers shown in the report.
+        publish_worse: whether a release may replace the live one although its twin did surely worse than popularity.
     """
 
     k: int = 12
     max_users: int = 5_000
     examples: int = 4
+    publish_worse: bool = False
 
     def __post_init__(self) -> None:
         require_at_least("evaluation", self, k=1, max_users=1, examples=0)

@@ -14,7 +14,7 @@ import fcntl
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -28,7 +28,7 @@ from sqlalchemy import Engine, func, select
 from pipelines.catalogue import build_catalogue
 from pipelines.encode import AlignedShop, EncodedShop, add_newest_reviews, align_shop, encode_shop
 from pipelines.judge import RELEASE, Judgement, judge
-from pipelines.night_config import NightConfig, load_config
+from pipelines.night_config import EvaluationConfig, NightConfig, load_config
 from pipelines.night_report import write_night_report
 from pipelines.recipe import RecipeConfig, Shop
 from pipelines.search import build_search
@@ -39,11 +39,12 @@ from recsys.artifacts import Release, read_manifest, save_release
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.load import load_items, load_reviews
-from recsys.data.releases import list_releases, publish_release, record_release
+from recsys.data.releases import list_releases, live_release, publish_release, record_release
 from recsys.data.runs import finish_run, start_run
 from recsys.data.split import Split, temporal_split
 from recsys.data.tables import Item
 from recsys.errors import ConfigError, RecsysError, ReleaseError, SchemaError
+from recsys.evaluation.compare import WORSE, Comparison
 from recsys.evaluation.requests import build_requests
 from recsys.histories import days_since_epoch, moment_of, read_interactions
 
@@ -64,6 +65,7 @@ def retrain(
     Raises:
         SchemaError: there are no items or no events to learn from, or nothing is known of the items but their ids.
         ConfigError: the events all have the same time, or none is from before ``until``.
+        ReleaseError: it was to be published, and is made and recorded only: see publish_unless_worse().
     """
     stages = Stages(progress)
     engine = open_database(config.paths.database)
@@ -71,7 +73,7 @@ def retrain(
     with _only_one_night(Path(config.paths.releases)):
         run_id = start_run(engine, "retrain", config.for_manifest())
         try:
-            saved = _night(engine, config, stages, until)
+            saved, judgement = _night(engine, config, stages, until)
         except Exception as error:
             finish_run(
                 engine, run_id, [asdict(stage) for stage in stages.done], error=f"{type(error).__name__}: {error}"
@@ -80,12 +82,33 @@ def retrain(
         version = saved.manifest.version
         finish_run(engine, run_id, [asdict(stage) for stage in stages.done], release=version)
         if publish:
-            publish_release(engine, version)
+            publish_unless_worse(engine, version, judgement.comparisons["popularity"], config.evaluation)
     engine.dispose()
     return saved
 
 
-def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime | None) -> Release:
+def publish_unless_worse(
+    engine: Engine, version: str, against_popularity: Mapping[str, Comparison], config: EvaluationConfig
+) -> None:
+    """Make a recorded release live, but not in place of another where its twin did surely worse than what sells.
+
+    So looks a night that has read broken data. Where nothing is live, even that is better.
+
+    Raises:
+        ReleaseError: it did, and ``publish_worse`` does not allow it; the live one stays.
+    """
+    metric, comparison = next(iter(against_popularity.items()))
+    live = live_release(engine)
+    if live and live.version != version and comparison.verdict == WORSE and not config.publish_worse:
+        raise ReleaseError(
+            f"{version}: expected it to do no worse than popularity before it replaces {live.version}, came {metric} "
+            f"{comparison.mean_b:.4f} against {comparison.mean_a:.4f}. It is made and recorded: recsys publish "
+            f"{version} makes it live all the same, and [evaluation] publish_worse = true lets every night do so"
+        )
+    publish_release(engine, version)
+
+
+def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime | None) -> tuple[Release, Judgement]:
     with stages.stage("read the database and the log") as notes:
         append_to_log(engine, config.paths.events)
         seen = _catalogue_seen(engine)  # before it is read: what comes in between is read twice, and not never
@@ -137,7 +160,7 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     data = _data_facts(shop, encoded) | ({"events dated in the future, left out": n_ahead} if n_ahead else {})
     write_night_report(saved, folder / "report.html", judgement, aligned.aligner, items, config, stages.done, data)
     _record(engine, saved, folder)
-    return saved
+    return saved, judgement
 
 
 def start_from_last_night(engine: Engine, config: NightConfig, end: datetime) -> RecipeConfig:
@@ -291,14 +314,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
-    """``recsys retrain``: 0 when a release was made, 2 when it could not be."""
+    """``recsys retrain``: 0 when a release was made, 2 when it could not be, or not be published."""
     try:
         started = datetime.now(UTC)
         until = args.until and args.until.replace(tzinfo=args.until.tzinfo or UTC)
         publish = until is None and not args.no_publish
         release = retrain(load_config(args.config), until=until, publish=publish, progress=not args.quiet)
     except RecsysError as error:
-        print(f"no release was made, the live one stays: {error}", file=sys.stderr)
+        print(f"the live release stays: {error}", file=sys.stderr)
         return 2
     figures: dict[str, Any] = dict(release.manifest.metrics[RELEASE])
     print(f"{release.manifest.version}: " + ", ".join(f"{name} {value:.4f}" for name, value in figures.items()))

@@ -6,6 +6,7 @@ import re
 import signal
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -13,23 +14,25 @@ from typing import Any
 
 import numpy as np
 import pytest
+from sqlalchemy import Engine
 
 from pipelines.cli import main
 from pipelines.config import Paths
 from pipelines.judge import Judgement, judge
-from pipelines.night_config import NightConfig, load_config
-from pipelines.retrain import read_events, retrain
+from pipelines.night_config import EvaluationConfig, NightConfig, load_config
+from pipelines.retrain import publish_unless_worse, read_events, retrain
 from pipelines.stages import Stages
 from recsys.alignment.behaviour import behaviour_modality
 from recsys.artifacts import Release, load_release, read_manifest
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log
 from recsys.data.importers import import_shop
-from recsys.data.releases import live_release
+from recsys.data.releases import live_release, record_release
 from recsys.data.store import insert_events, insert_reviews, put_items
 from recsys.data.synthetic import TINY, ShopConfig, make_shop
 from recsys.data.tables import Run
-from recsys.errors import ConfigError, SchemaError
+from recsys.errors import ConfigError, ReleaseError, SchemaError
+from recsys.evaluation.compare import compare_all
 from recsys.late import make_late_items
 from recsys.recommend import recommend
 from recsys.request import Request
@@ -38,6 +41,7 @@ from tests.builders import purchases
 
 SMALL = Path("pipelines/small.toml")
 DAY = timedelta(days=1)
+AT = datetime(2026, 3, 1, tzinfo=UTC)
 STAGES = ("read the database", "encode", "align", "tune", "fit up to", "judge", "fit to the end", "index", "save")
 
 
@@ -368,6 +372,31 @@ def test_items_of_which_only_ids_are_known_have_the_space_of_their_shoppers() ->
     assert likeness[2, 3] > 0.7 > abs(likeness[0, 3])
     with pytest.raises(SchemaError, match=r"at least 2 items with a picture .* two shoppers took, came 0 of 6 items"):
         behaviour_modality(past.select(np.arange(12) < 2), n_items=6, dim=4)
+
+
+def test_what_does_surely_worse_than_popularity_replaces_nothing_unless_it_may(sqlite_engine: Engine) -> None:
+    """By the verdict alone: no difference shown is no reason to keep yesterday's release."""
+    hits, misses = np.ones(30), np.zeros(30)
+    worse, better, unsure = (
+        compare_all({"NDCG@12": a}, {"NDCG@12": b}) for a, b in ((hits, misses), (misses, hits), (hits, hits))
+    )
+    cases = (
+        ("first", worse, False, "first"),  # nothing is live yet: better than nothing
+        ("second", unsure, False, "second"),
+        ("third", worse, False, "second"),
+        ("third", worse, True, "third"),
+        ("third", worse, False, "third"),  # the same night once more
+        ("fourth", better, False, "fourth"),
+    )
+    for version, against_popularity, publish_worse, live in cases:
+        record_release(sqlite_engine, version=version, path="", data_cutoff=AT, checksum=version, metrics={})
+        config = EvaluationConfig(publish_worse=publish_worse)
+        refused = pytest.raises(ReleaseError, match=r"^third: .* replaces second, came NDCG@12 0\.0000 against 1\.0000")
+        with nullcontext() if live == version else refused:
+            publish_unless_worse(sqlite_engine, version, against_popularity, config)
+        came = live_release(sqlite_engine)
+        assert came is not None
+        assert came.version == live
 
 
 def test_a_shop_without_events_is_refused(tmp_path: Path) -> None:
