@@ -96,7 +96,7 @@ def _tuned(tuning: Mapping[str, Any]) -> list[str]:
         notes.append("Hardly anybody took again what they had: nothing of a shopper's own past is a candidate.")
     if tuning["ran_out_of_time"]:
         notes.append("Tuning ran out of its time: what was not reached stayed as it was.")
-    return notes or [f"Tuned {of}: no number was surely better than the one that stood."]
+    return notes or [f"Tuned {of}: none gained more than a standard error over the one that stood."]
 
 
 def recall_by_candidates(release: Release, questions: EvaluationSet, seed: int) -> dict[str, list[tuple[int, float]]]:

@@ -2,9 +2,9 @@
 
 A shop sets nothing by hand. What fades how fast, what counts how much, how deep to look and how the ranker grows its
 trees is asked of requests whose answers are known and which the test window never sees. A value is only changed where
-the better figure is no accident of the few who were asked: the mean gain must exceed one standard error (the one
-standard error rule of Breiman et al. 1984), so that a shop of 500 purchases keeps the defaults, and one of millions
-does not.
+the mean gain exceeds one standard error (the rule of Breiman et al. 1984): a shop of 500 purchases keeps the defaults but
+for accidents that cost it little, and one of millions does not. Two numbers follow from counts instead: whether what a
+shopper had is a candidate, and how many candidates go on.
 """
 
 import time
@@ -168,7 +168,7 @@ def _is_pinned(name: str, pinned: Collection[str]) -> bool:
 
 
 class Tuner:
-    """Tries values in a fixed order and keeps those that are better for sure."""
+    """Tries values in a fixed order and keeps those that are better by more than a standard error."""
 
     def __init__(self, inner: Inner, seconds: float, pinned: Collection[str] = ()) -> None:
         self.inner = inner
@@ -180,7 +180,7 @@ class Tuner:
     def choose(
         self, name: str, now: Any, values: Sequence[Any], judge: Callable[[Any], Float64], *, reserve: float = 0.0
     ) -> Any:
-        """The best of ``values`` by the mean of ``judge(value)``, float64 [q]; ``now`` unless another is surely better.
+        """The best of ``values`` by the mean of ``judge(value)``, float64 [q]; ``now`` unless another gains more.
 
         ``now`` is always tried; it need not be one of the values. ``reserve`` is the share of all the time that is kept
         for what comes later.

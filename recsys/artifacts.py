@@ -47,13 +47,14 @@ class Manifest:
     """What a release is.
 
     Attributes:
-        version: "<cut-off>-<hash>"; the hash covers files, configuration and cut-off, so the same input gives the same.
+        version: "<cut-off>-<hash>"; the hash covers files, configuration, libraries and cut-off, so the same input
+            gives the same.
         data_cutoff: UTC; every event it has seen is before this.
         embedding_cutoff: UTC; the aligner saw behaviour and reviews before this only. The items of a published release
             are embedded with their reviews up to ``data_cutoff``.
         code_commit: git commit it was made by, "" outside a checkout.
         config: every stage's configuration, with the numbers that the night chose for itself.
-        tuning: what it chose: name → before, after and what each was worth on the inner split.
+        tuning: how it chose: see Workshop.tuning_record(); {} where nothing was tuned.
         metrics: of the same recipe fitted up to the test window; see "evaluated_from" in it.
         features, sources: names in order; a release of other names is refused.
         index_kind, index_recall: see ItemIndex; of the aligned space.

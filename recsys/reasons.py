@@ -9,6 +9,7 @@ from recsys.artifacts import Release
 from recsys.histories import Float32, Histories, Int32
 from recsys.ranking.features import FEATURES, SPACES
 from recsys.request import Reason
+from recsys.retrieval.places import RRF
 from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, steps_from_newest
 from recsys.retrieval.users import taste_content
 from recsys.schema import EVENT_TYPES
@@ -169,7 +170,7 @@ def _score_shares(
         names, owed = FEATURES, release.ranker.contributions(features[positions])
     else:
         weights = np.array([release.retrieval.config.fusion_weight[source] for source in SOURCES], np.float32)
-        names, owed = SOURCES, np.nan_to_num(weights / (20 + candidates.ranks[positions]))
+        names, owed = SOURCES, np.nan_to_num(weights / (RRF + candidates.ranks[positions]))
     groups = [_looks_at(name) for name in names]
     mean = np.asarray(release.tables.spaces["fused"][past], np.float32).mean(axis=0) if len(past) else None
     shares = []

@@ -195,7 +195,7 @@ class Release(Base):
     __tablename__ = "releases"
 
     version: Mapped[str] = mapped_column(primary_key=True)
-    path: Mapped[str]  # a directory or an fsspec URL
+    path: Mapped[str]  # a directory
     created_at: Mapped[datetime]
     data_cutoff: Mapped[datetime]  # nothing later was learned from
     checksum: Mapped[str]

@@ -7,6 +7,8 @@ import numpy.typing as npt
 
 from recsys.histories import Float32, Int64
 
+RRF = 20  # of reciprocal rank fusion, 1 / (RRF + rank): the larger, the less the first places stand out
+
 
 def rank_within(group: npt.NDArray[np.integer[Any]], scores: npt.NDArray[Any]) -> Float32:
     """1 for a group's highest score, 2 for the next; NaN stays NaN; equal scores in the order given."""
@@ -30,12 +32,13 @@ def ranks_among_new(costs: Float32, known: npt.NDArray[np.bool_]) -> Float32:
 
 
 def best_of_new(fused: Float32, fresh: npt.NDArray[np.bool_], most: int = 20) -> tuple[Int64, Float32]:
-    """The first places of the fused order among the ``fresh`` [c], and what each counts: 1 / (20 + place), sum 1.
+    """The first places of the fused order among the ``fresh`` [c], and what each counts: 1 / (RRF + those before it),
+    scaled to sum 1.
 
     They stand in for answers that nobody has given yet: pseudo-relevance feedback (Rocchio 1971).
     """
     order = np.argsort(-fused, kind="stable")
     best = order[fresh[order]][:most]
-    weights: Float32 = np.float32(1) / np.arange(20, 20 + len(best), dtype=np.float32)
+    weights: Float32 = np.float32(1) / np.arange(RRF, RRF + len(best), dtype=np.float32)
     weights /= max(float(weights.sum()), 1e-9)
     return best, weights

@@ -16,7 +16,7 @@ from recsys.histories import Float32, Histories, Int32, Int64
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.items import ItemTable
 from recsys.retrieval.links import read_links
-from recsys.retrieval.places import best_of_new, ranks_among_new
+from recsys.retrieval.places import RRF, best_of_new, ranks_among_new
 from recsys.retrieval.users import UserTower
 
 # Item→item tables, in the order of their columns. What each holds is fitted in recsys/retrieval/fit.py.
@@ -313,7 +313,7 @@ def _feedback(retrieval: Retrieval, rows: Int32, best: Int64, weights: Float32) 
 
 
 def fuse(ranks: Float32, weights: Mapping[str, float]) -> Float32:
-    """Reciprocal rank fusion: Σ w_s / (20 + rank_s) over the sources that know the item.
+    """Reciprocal rank fusion: Σ w_s / (RRF + rank_s) over the sources that know the item.
 
     Args:
         ranks: float32 [len(SOURCES), c], NaN where a source says nothing.
@@ -323,7 +323,7 @@ def fuse(ranks: Float32, weights: Mapping[str, float]) -> Float32:
     Source: Cormack et al. 2009, with weights.
     """
     of_source = np.array([[weights[source]] for source in SOURCES], np.float32)
-    fused: Float32 = np.nan_to_num(of_source / (20 + ranks)).sum(axis=0)
+    fused: Float32 = np.nan_to_num(of_source / (RRF + ranks)).sum(axis=0)
     return fused
 
 
