@@ -2,9 +2,9 @@
 
 A shop sets nothing by hand. What fades how fast, what counts how much, how deep to look and how the ranker grows its
 trees is asked of requests whose answers are known and which the test window never sees. A value is only changed where
-the mean gain exceeds one standard error (the rule of Breiman et al. 1984): a shop of 500 purchases keeps the defaults but
-for accidents that cost it little, and one of millions does not. Two numbers follow from counts instead: whether what a
-shopper had is a candidate, and how many candidates go on.
+the mean gain exceeds one standard error (the rule of Breiman et al. 1984): a shop of 500 purchases keeps the defaults,
+but for accidents that cost it little, and one of millions does not. Two numbers follow from counts instead: whether
+what a shopper had is a candidate, and how many candidates go on.
 """
 
 import time

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from recsys.errors import LeakageError
-from recsys.histories import days_since_epoch, read_histories
+from recsys.histories import days_since_epoch, read_histories, read_interactions
 from recsys.recommend import find_candidates, recommend
 from recsys.request import Interaction, Request
 from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content, newest_rows, trending_scores
@@ -361,10 +361,15 @@ def test_trending_halves_with_each_half_life():
     assert trending_scores(events, 3, 10.0, 2.0) == pytest.approx([1 + 2**-0.5, 0.5, 0])
 
 
-def test_views_trend_where_nothing_is_sold(release):
-    views = purchases([0, 1], [2, 2], [9, 9])
-    views = replace(views, event_types=np.full(2, 1, np.int8))
-    assert trending_scores(views, 3, 10.0, 1.0).tolist() == [0, 0, 1.0]
+def test_views_trend_where_nothing_is_sold():
+    seen = [("u1", "detail-page-view", "b", 1.0), ("u2", "detail-page-view", "b", 1.0)]
+    views = read_interactions(events_frame(*seen), ["a", "b"])
+    now = days_since_epoch(CUTOFF)
+    assert trending_scores(views, 2, now, 1.0).tolist() == [0, 1.0]
+    # One sale, and views count no more, at no moment: not even before that sale.
+    mixed = read_interactions(events_frame(*seen, ("u1", "purchase", "a", 0.5)), ["a", "b"])
+    assert trending_scores(mixed, 2, now, 0.5).tolist() == [0.5, 0]
+    assert trending_scores(mixed.select(mixed.time_days < now - 0.75), 2, now, 0.5).tolist() == [0, 0]
 
 
 def test_newest_leaves_out_the_unknown_and_the_future():
