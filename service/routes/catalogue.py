@@ -11,7 +11,7 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from recsys.data.store import put_item, put_items
-from service.catalogue import created_times, delete_item, patch_item
+from service.catalogue import delete_item, patch_item
 from service.deps import Service, ServiceDep, needs_write
 from service.routes.items import ItemId, load_item, unknown_item
 from service.schemas_shop import ItemBody, ItemOut, ItemPatch, ItemsAnswer, ItemsBatch
@@ -31,9 +31,8 @@ def replace_item(item_id: ItemId, body: ItemBody, service: ServiceDep, response:
 
     Stock counts from the next answer on. A new item, or a changed text or picture, can be found within seconds.
     """
-    created_at = body.created_at or created_times(service.engine, [item_id]).get(item_id, datetime.now(UTC))
-    fields = body.model_dump() | {"created_at": created_at}
-    created = put_item(service.engine, item_id, fields, Path(service.settings.images))
+    images = Path(service.settings.images)
+    created = put_item(service.engine, item_id, body.model_dump(), images, arrived=datetime.now(UTC))
     response.status_code = 201 if created else 200
     return _noted(service, item_id)
 
@@ -58,12 +57,8 @@ def remove_item(item_id: ItemId, service: ServiceDep) -> None:
 @router.post("/items:batch", dependencies=[needs_write], summary="Create or replace many items")
 def replace_items(body: ItemsBatch, service: ServiceDep) -> ItemsAnswer:
     """As `PUT` for each of them; all are stored, or none."""
-    now, times = datetime.now(UTC), created_times(service.engine, [item.id for item in body.items])
-    rows: list[dict[str, Any]] = [
-        item.model_dump(exclude={"id"}) | {"item_id": item.id, "created_at": item.created_at or times.get(item.id, now)}
-        for item in body.items
-    ]
-    written = put_items(service.engine, rows, Path(service.settings.images))
+    rows = [item.model_dump(exclude={"id"}) | {"item_id": item.id} for item in body.items]
+    written = put_items(service.engine, rows, Path(service.settings.images), arrived=datetime.now(UTC))
     for item in body.items:
         service.live.note(item.id, Facts(True, item.in_stock, item.category, item.brand, item.price_cents))
     service.newcomers.offer(item.id for item in body.items)
