@@ -12,7 +12,7 @@ from fastapi import APIRouter, Response
 
 from recsys.data.store import put_item, put_items
 from service.catalogue import delete_item, patch_item
-from service.deps import Service, ServiceDep, needs_write
+from service.deps import Service, ServiceDep, needs_write, writes
 from service.routes.items import ItemId, load_item, unknown_item
 from service.schemas_shop import ItemBody, ItemOut, ItemPatch, ItemsAnswer, ItemsBatch
 from service.shelf import NOT_LISTED, Facts
@@ -26,6 +26,7 @@ router = APIRouter(prefix="/v1", tags=["items"])
     summary="Create or replace an item",
     responses={201: {"model": ItemOut, "description": "The item is new"}},
 )
+@writes
 def replace_item(item_id: ItemId, body: ItemBody, service: ServiceDep, response: Response) -> ItemOut:
     """The item, whole: a field left out is unknown from now on. `created_at` left out stays, or is now for a new item.
 
@@ -38,6 +39,7 @@ def replace_item(item_id: ItemId, body: ItemBody, service: ServiceDep, response:
 
 
 @router.patch("/items/{item_id:path}", dependencies=[needs_write], summary="Change fields of an item")
+@writes
 def change_item(item_id: ItemId, body: ItemPatch, service: ServiceDep) -> ItemOut:
     """Only the fields sent change; null makes one unknown."""
     changes = {name: _or_empty(name, value) for name, value in body.changes().items()}
@@ -47,6 +49,7 @@ def change_item(item_id: ItemId, body: ItemPatch, service: ServiceDep) -> ItemOu
 
 
 @router.delete("/items/{item_id:path}", dependencies=[needs_write], status_code=204, summary="Delete an item")
+@writes
 def remove_item(item_id: ItemId, service: ServiceDep) -> None:
     """Gone from the next answer on, of every worker. Events that speak of it stay; a later `PUT` brings it back."""
     if not delete_item(service.engine, item_id):
@@ -55,6 +58,7 @@ def remove_item(item_id: ItemId, service: ServiceDep) -> None:
 
 
 @router.post("/items:batch", dependencies=[needs_write], summary="Create or replace many items")
+@writes
 def replace_items(body: ItemsBatch, service: ServiceDep) -> ItemsAnswer:
     """As `PUT` for each of them; all are stored, or none."""
     rows = [item.model_dump(exclude={"id"}) | {"item_id": item.id} for item in body.items]

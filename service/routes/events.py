@@ -5,7 +5,7 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 
 from recsys.data.store import insert_events
-from service.deps import ServiceDep, needs_write
+from service.deps import ServiceDep, needs_write, writes
 from service.problems import show
 from service.schemas_shop import CLOCK_SKEW, EventsAnswer, EventsRequest, RejectedEvent
 
@@ -13,6 +13,7 @@ router = APIRouter(prefix="/v1", tags=["events"])
 
 
 @router.post("/events", dependencies=[needs_write], summary="Store events")
+@writes
 def store_events(body: EventsRequest, service: ServiceDep) -> EventsAnswer:
     """Store the good events, give the others back with their errors.
 
