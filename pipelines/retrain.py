@@ -164,12 +164,13 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
 
 
 def start_from_last_night(engine: Engine, config: NightConfig, end: datetime) -> RecipeConfig:
-    """This night's recipe with the numbers that the newest release of earlier data chose for itself.
+    """This night's recipe with the numbers that the newest published release of earlier data chose for itself.
 
-    Of earlier data only: a night that is repeated starts from where it started before, and so ends where it ended.
+    Of earlier data only: a night that is repeated starts from where it started before, and so ends where it ended. One
+    that was never published was an experiment, perhaps with numbers set by hand.
     """
     recipe = config.recipe
-    before = [release for release in list_releases(engine) if release.data_cutoff < end]
+    before = [release for release in list_releases(engine, published=True) if release.data_cutoff < end]
     if not before or not config.tuning.enabled:
         return recipe
     newest = max(before, key=lambda release: (release.data_cutoff, release.created_at))

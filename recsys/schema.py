@@ -4,7 +4,7 @@
 A *row* is a position in a matrix and never leaves a release.
 """
 
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 
 import polars as pl
 
@@ -15,6 +15,7 @@ _Columns = dict[str, pl.DataType | type[pl.DataType]]
 
 LONGEST_ID = 255  # characters, wherever an id comes in
 EARLIEST = datetime(1970, 1, 1, tzinfo=UTC)  # of any time: a clock that was never set would stretch the log by decades
+CLOCK_SKEW = timedelta(days=1)  # a sender's clock may be ahead of ours by so much; of live events see the service
 
 EVENT_TYPES = (
     "impression",

@@ -14,6 +14,7 @@ and API keys), the slate log, and the newcomers (items put since the night are e
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
@@ -31,8 +32,10 @@ from service.live import Live, LiveRelease, Watcher
 from service.metrics import CountRequests, Metrics
 from service.newcomers import Newcomers
 from service.routes import catalogue, events, health, items, recommendations, search
-from service.settings import Settings
+from service.settings import WRITE_THREADS, Settings
 from service.slate_log import SlateLog
+
+DATABASE_SECONDS = 10.0  # for one statement: less than service.live.LOOK_BACK, so that who waited is still seen
 
 
 def create_app(
@@ -53,7 +56,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = settings.request_threads
-        engine = open_database(settings.database)
+        engine = open_database(settings.database, DATABASE_SECONDS)
 
         def warm_up(live: Live) -> None:
             recommend(live.release, [Request(requested_at=live.earliest(settings.now()))], available=live.available)
@@ -72,6 +75,7 @@ def create_app(
             keys=KeyRing(engine),
             metrics=metrics,
             recommend=recommend,
+            writers=CapacityLimiter(WRITE_THREADS),
         )
         app.state.service = service
         releases = Watcher(settings.reload_seconds, service.live.take_published)

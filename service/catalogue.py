@@ -89,20 +89,10 @@ def patch_item(engine: Engine, item_id: str, changes: Mapping[str, Any]) -> bool
 
 def delete_item(engine: Engine, item_id: str) -> bool:
     """Take the item out of the catalogue; past events go on speaking of it. False where there is no such item."""
-    now = datetime.now(UTC)
     there = update(Item).where(Item.item_id == item_id, Item.deleted_at.is_(None))
-    with engine.begin() as connection:
+    with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
+        now = datetime.now(UTC)  # not before the wait for another writer: polls look back only so far
         return bool(connection.execute(there.values(deleted_at=now, updated_at=now)).rowcount)
-
-
-def created_times(engine: Engine, item_ids: Sequence[str]) -> dict[str, datetime | None]:
-    """When each known item was first offered; unknown and deleted ones are absent."""
-    known: dict[str, datetime | None] = {}
-    with engine.connect() as connection:
-        for some in id_batches(item_ids):
-            query = select(Item.item_id, Item.created_at).where(Item.item_id.in_(some), Item.deleted_at.is_(None))
-            known |= {item_id: created_at for item_id, created_at in connection.execute(query)}
-    return known
 
 
 def _item(row: Row[Any], images: Sequence[str], reviews: Sequence[SaidReview]) -> CatalogueItem:

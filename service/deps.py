@@ -1,9 +1,12 @@
 """What routes ask for, each named once."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Annotated
+from functools import partial, wraps
+from typing import Annotated, Any
 
+from anyio import CapacityLimiter
+from anyio.to_thread import run_sync
 from fastapi import Depends, Request, Security
 from fastapi.security import APIKeyHeader
 from sqlalchemy import Engine
@@ -30,6 +33,7 @@ class Service:
     keys: KeyRing
     metrics: Metrics
     recommend: Callable[..., list[Slate]]  # recsys.recommend.recommend, or a test's
+    writers: CapacityLimiter  # of the threads of writes(); the other requests share theirs
 
 
 async def _service(request: Request) -> Service:  # async, so that FastAPI does not spend a thread on it
@@ -38,6 +42,20 @@ async def _service(request: Request) -> Service:  # async, so that FastAPI does 
 
 
 ServiceDep = Annotated[Service, Depends(_service)]
+
+
+def writes(endpoint: Callable[..., Any]) -> Callable[..., Awaitable[Any]]:
+    """A route that writes to the database, in threads of its own.
+
+    A writer may wait for another, an import say, and must not take a thread from those who only read.
+    """
+
+    @wraps(endpoint)
+    async def in_own_threads(*, service: Service, **arguments: Any) -> Any:
+        return await run_sync(partial(endpoint, service=service, **arguments), limiter=service.writers)
+
+    return in_own_threads
+
 
 _header = APIKeyHeader(name="X-API-Key", auto_error=False, description="needs the scope named with the call, or admin")
 _Key = Annotated[str | None, Security(_header)]

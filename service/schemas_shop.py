@@ -1,6 +1,6 @@
 """The bodies of what a shop tells the service: events and items; read as strictly as those of schemas.py."""
 
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Annotated, Any, Literal, Self
 
 from pydantic import (
@@ -15,14 +15,14 @@ from pydantic import (
     model_validator,
 )
 
-from recsys.schema import EVENT_TYPES
+from recsys.schema import CLOCK_SKEW, EVENT_TYPES
 from service.fields import LARGEST_INT, Body, Finite, Identifier, Name, Time, storable
 from service.problems import field_errors, sentence
 
 MOST_EVENTS = 1_000  # in one request
 MOST_ITEMS = 1_000  # in one request
 LARGEST_INT32 = 2**31 - 1
-CLOCK_SKEW = timedelta(minutes=10)  # how far ahead of ours a storefront's clock may be
+EVENT_CLOCK_SKEW = timedelta(minutes=10)  # how far ahead of ours a storefront's clock may be
 
 
 def _within(path: str) -> str:
@@ -32,8 +32,16 @@ def _within(path: str) -> str:
     return path
 
 
+def _arrived(time: datetime) -> datetime:
+    """The rule of the importers: what comes next year is not on sale."""
+    if time > datetime.now(UTC) + CLOCK_SKEW:
+        raise ValueError("expected a time that is not in the future")
+    return time
+
+
 Text = Annotated[str, StringConstraints(max_length=100_000), AfterValidator(storable)]
 Picture = Annotated[Name, AfterValidator(_within)]
+Arrival = Annotated[Time, AfterValidator(_arrived)]
 Scalar = bool | Annotated[int, Field(ge=-LARGEST_INT, le=LARGEST_INT)] | Finite | Name | None
 
 Attributes = Annotated[dict[Name, Name | Annotated[list[Name], Field(max_length=100)]], Field(max_length=200)]
@@ -167,7 +175,7 @@ class ItemBody(Body):
     in_stock: bool = True
     attributes: Attributes = Field({}, description="name → value, or name → values")
     images: Images = Field([], description="paths or URLs; the first is the one compared")
-    created_at: Time | None = Field(None, description="when the shop first offered it; ISO 8601 with an offset")
+    created_at: Arrival | None = Field(None, description="when the shop first offered it; ISO 8601 with an offset")
 
 
 class ItemPatch(Body):
@@ -186,7 +194,7 @@ class ItemPatch(Body):
     in_stock: bool = True
     attributes: Attributes | None = None
     images: Images | None = None
-    created_at: Time | None = None
+    created_at: Arrival | None = None
 
     def changes(self) -> dict[str, Any]:
         """Only what was sent."""

@@ -14,6 +14,8 @@ from recsys.errors import ConfigError
 from recsys.request import LONGEST_HISTORY
 from service.problems import field_errors, sentence
 
+WRITE_THREADS = 2  # requests of one worker that write at the same time
+
 
 def _in_utc(moment: datetime) -> datetime:
     return moment if moment.tzinfo is not None else moment.replace(tzinfo=UTC)
@@ -34,9 +36,8 @@ class Settings(BaseSettings):
     host: str = Field(default="127.0.0.1", description="address to listen on")
     port: int = Field(default=8000, ge=0, le=65535, description="port to listen on; 0 takes a free one")
     workers: int = Field(default=1, ge=1, description="processes; they share a release by memory mapping")
-    request_threads: int = Field(  # each may hold a connection, and the pool has 15 for them and four threads beside
-        default=8, ge=1, le=11, description="requests that one worker answers at the same time"
-    )
+    # Each may hold a connection, and the pool has 15 for them, for two that write and for four threads beside.
+    request_threads: int = Field(default=8, ge=1, le=9, description="requests that one worker answers at the same time")
     threads: int = Field(default=1, ge=1, description="threads of one request's arithmetic")
 
     require_api_key: bool | None = Field(

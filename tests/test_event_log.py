@@ -1,5 +1,6 @@
 """The Parquet log holds every event of the database once, whatever happens while it is written."""
 
+import shutil
 import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -187,6 +188,61 @@ def test_the_log_of_another_database_is_refused(sqlite_engine: Engine, tmp_path:
         append_to_log(other, tmp_path / "log")
     other.dispose()
     assert files_of(tmp_path / "log") == before
+
+
+def restore(engine: Engine, copied: list[dict[str, Any]], next_number: int) -> None:
+    """Make the database what an older copy of it was: these events, and the numbers after them not given out yet."""
+    with engine.begin() as connection:
+        connection.execute(sa.delete(Event).where(Event.event_id.not_in([event["event_id"] for event in copied])))
+        if engine.dialect.name == "sqlite":
+            connection.execute(sa.text(f"UPDATE sqlite_sequence SET seq = {next_number - 1} WHERE name = 'events'"))
+        else:
+            connection.execute(sa.text(f"ALTER SEQUENCE events_sequence_seq RESTART WITH {next_number}"))
+
+
+@pytest.mark.parametrize("n_new", [1, 4, 9], ids=["fewer than were lost", "as many", "more"])
+def test_a_database_restored_from_an_older_copy_is_refused(engine: Engine, tmp_path: Path, n_new: int) -> None:
+    log = tmp_path / "log"
+    insert_events(engine, make_events(0, 10))
+    append_to_log(engine, log)
+    before = files_of(log)
+    restore(engine, make_events(0, 6), next_number=7)
+    assert append_to_log(engine, log) == 0  # nothing came since, so nothing is lost
+    insert_events(engine, make_events(20, 20 + n_new))
+    with pytest.raises(SchemaError, match=rf"expected event 'e{19 + min(n_new, 4)}' under the number .* restored"):
+        append_to_log(engine, log)
+    assert files_of(log) == before
+
+
+def test_the_newest_events_may_be_deleted_from_the_database(engine: Engine, tmp_path: Path) -> None:
+    insert_events(engine, make_events(0, 10))
+    append_to_log(engine, tmp_path / "log")
+    with engine.begin() as connection:
+        connection.execute(sa.delete(Event).where(Event.event_id.in_(["e8", "e9"])))
+    insert_events(engine, make_events(10, 12))
+    assert append_to_log(engine, tmp_path / "log") == 2
+    assert_frame_equal(scan_events(tmp_path / "log").collect(), as_frame(make_events(0, 12)))
+
+
+def test_files_that_are_gone_are_missed(sqlite_engine: Engine, tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    for first in (0, 20):  # two files a day
+        insert_events(sqlite_engine, make_events(first, first + 20))
+        append_to_log(sqlite_engine, log)
+    shutil.rmtree(log / "day=2026-01-02")
+    with pytest.raises(SchemaError, match=r"expected 40 events of 3 days .*, came 27, and no file of .*2026-01-02"):
+        scan_events(log)
+    last = date(2026, 1, 3)
+    assert scan_events(log, since=last).collect().height == 14
+    next(log.glob("day=2026-01-03/*.parquet")).unlink()
+    with pytest.raises(SchemaError, match=r"expected 14 events of 1 days"):
+        scan_events(log, since=last)
+
+
+def test_a_log_of_another_form_is_named(sqlite_engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "committed.json").write_text('{"database_id": "x", "sequence": 3}')
+    with pytest.raises(SchemaError, match=r"committed.json: expected JSON with .*'days'.* remove the whole folder"):
+        append_to_log(sqlite_engine, tmp_path)
 
 
 def test_an_event_deleted_and_sent_again_counts_once(sqlite_engine: Engine, tmp_path: Path) -> None:

@@ -243,6 +243,13 @@ def test_bad_values_of_parquet(engine: Engine, tmp_path: Path) -> None:
         ("2026-01-02T14:00:00+02:00", NOON),
         ("2026-01-02 07:00:00-0500", NOON),
         ("2026-01-02T12:00:00.000001+00:00", NOON + timedelta(microseconds=1)),
+        ("2026-01-02T12:00Z", NOON),
+        ("2026-01-02T14:00+02:00", NOON),
+        ("20260102", datetime(2026, 1, 2, tzinfo=UTC)),
+        ("20260102T120000Z", NOON),
+        ("20260102T120000.25Z", NOON + timedelta(seconds=0.25)),
+        ("20260102T1200", NOON),
+        ("20260102 070000-0500", NOON),
         ("1767355200", NOON),
         ("1767355200000", NOON),
         ("1767355200000000", NOON),
@@ -258,6 +265,34 @@ def test_times(sqlite_engine: Engine, tmp_path: Path, text: str, time: datetime)
     assert logged(sqlite_engine, tmp_path)["timestamp"].to_list()[:2] == [time, time]
 
 
+@pytest.mark.parametrize("number", [20260131, 1767355200, 912384000, 912384000000, 20269931, 202601311015, 17])
+def test_numbers_are_times_or_dates_but_no_guesses(sqlite_engine: Engine, tmp_path: Path, number: int) -> None:
+    expected = {
+        20260131: datetime(2026, 1, 31, tzinfo=UTC),
+        1767355200: NOON,
+        912384000: datetime(1998, 11, 30, tzinfo=UTC),  # public reviews are as old
+        912384000000: datetime(1998, 11, 30, tzinfo=UTC),
+    }
+    events = {"event_id": ["number"], "event_type": ["purchase"], "user_id": ["ann"], "item_id": ["a"]}
+    (tmp_path / "shop").mkdir()
+    pl.DataFrame({**events, "timestamp": [number]}).write_parquet(tmp_path / "shop" / "events.parquet")
+    write_events(tmp_path / "other" / "events.csv", f"text,purchase,ann,a,1,1,{number}")
+    for folder in ("shop", "other"):
+        came = [reject["came"] for reject in rejects_of(run_import(sqlite_engine, tmp_path / folder, "generic"))]
+        assert [str(value) for value in came] == ([] if number in expected else [str(number)])
+    known = [expected[number]] * 2 if number in expected else []
+    assert logged(sqlite_engine, tmp_path)["timestamp"].to_list() == known
+
+
+@pytest.mark.parametrize("nested", ["[" * 5_000, "[" * 200_000])
+def test_a_value_that_is_nested_too_deeply_is_a_reject(sqlite_engine: Engine, tmp_path: Path, nested: str) -> None:
+    (tmp_path / "shop").mkdir()
+    frame = pl.DataFrame({"item_id": ["a", "b"], "attributes": [nested, "size=M"], "images": [None, nested]})
+    frame.write_csv(tmp_path / "shop" / "items.csv")
+    summary = run_import(sqlite_engine, tmp_path / "shop", "generic")
+    assert [(reject["line"], reject["column"]) for reject in rejects_of(summary)] == [(2, "attributes"), (3, "images")]
+
+
 def test_an_item_that_comes_twice(sqlite_engine: Engine, tmp_path: Path) -> None:
     (tmp_path / "shop").mkdir()
     (tmp_path / "shop" / "items.csv").write_text("item_id,title\na,One\nb,Two\na,One\nb,Other\n")
@@ -265,6 +300,14 @@ def test_an_item_that_comes_twice(sqlite_engine: Engine, tmp_path: Path) -> None
     assert [(reject["line"], reject["came"]) for reject in rejects_of(summary)] == [(5, "b")]
     assert load_items(sqlite_engine)["title"].to_list() == ["One", "Two"]
     assert vars(summary.counts["items"]) == {"read": 4, "created": 2, "changed": 0, "unchanged": 1, "rejected": 1}
+
+
+def test_the_nightly_import_keeps_when_an_item_came(engine: Engine, tmp_path: Path) -> None:
+    for rows in ("item_id,title,created_at\na,One,2026-01-02T12:00:00Z\n", "item_id,title\na,Other\nb,New\n"):
+        (tmp_path / "shop").mkdir(exist_ok=True)
+        (tmp_path / "shop" / "items.csv").write_text(rows)
+        run_import(engine, tmp_path / "shop", "generic")
+    assert load_items(engine).select("title", "created_at").rows() == [("Other", NOON), ("New", None)]
 
 
 def test_columns_passed_over_are_named(sqlite_engine: Engine, tmp_path: Path) -> None:

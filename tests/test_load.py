@@ -118,6 +118,19 @@ def test_a_changed_item_is_replaced_whole(engine: Engine, change: dict[str, Any]
     assert with_change[name] == (change[name] or None if name == "title" else change[name] or [])
 
 
+def test_when_an_item_came_stays_where_nobody_says(engine: Engine) -> None:
+    put_item(engine, "shirt", SHIRT)
+    later = NOON + timedelta(days=9)
+    bare = [{"item_id": "new"}, {"item_id": "shirt", "title": "Shirt"}]
+    for arrived in (None, later):
+        put_items(engine, bare, arrived=arrived)
+        assert load_items(engine).select("item_id", "created_at").rows() == [("new", None), ("shirt", NOON)]
+    put_items(engine, [{"item_id": "newer"}], arrived=later)
+    assert load_items(engine)["created_at"].to_list() == [None, later, NOON]
+    put_item(engine, "shirt", {"created_at": later})
+    assert load_items(engine)["created_at"].to_list() == [None, later, later]
+
+
 def test_a_deleted_item_is_not_loaded_and_can_come_back(engine: Engine) -> None:
     put_item(engine, "shirt", SHIRT)
     with Session(engine) as session, session.begin():

@@ -6,6 +6,8 @@ import numpy as np
 import polars as pl
 import pytest
 
+from recsys.data.load import load_user_history
+from recsys.data.store import insert_events
 from recsys.errors import SchemaError
 from recsys.evaluation.metrics import recall_at_k
 from recsys.evaluation.requests import build_requests
@@ -65,6 +67,57 @@ def test_guests_are_their_session_and_an_id_shared_with_a_user_stays_two_shopper
     assert [past.item_id for past in user.history] == ["hat"]
 
 
+def test_what_a_session_did_before_it_logged_in_is_in_the_history():
+    events = events_of(
+        ("ann", "s0", "purchase", "hat", -30),
+        (None, "s1", "detail-page-view", "coat", -1),
+        (None, "s1", "impression", "sock", 1),
+        (None, "s1", "detail-page-view", "tie", 2),
+        (None, "s2", "detail-page-view", "lamp", 2),
+        ("ann", "s1", "purchase", "tie", 3),
+        (None, "s1", "detail-page-view", "at the same time", 3),
+        ("ann", "s2", "purchase", "lamp", 4),
+        (None, "s1", "detail-page-view", "after", 5),
+    )
+    (request,) = build_requests(events, START, END).requests
+    assert request.requested_at == START + timedelta(hours=3)
+    assert [past.item_id for past in request.history] == ["hat", "coat", "tie"]
+    assert [past.item_id for past in build_requests(events, START, END, history_limit=2).requests[0].history] == [
+        "coat",
+        "tie",
+    ]
+    only_session = events.filter(pl.col("event_id") != "0")
+    assert len(build_requests(only_session, START, END, known_only=True)) == 1
+
+
+def test_a_session_id_that_everybody_has_joins_nobody():
+    rows = [(f"u{n}", "web", "purchase", "hat", hour) for n in range(30) for hour in (-2, 1)]
+    requests = build_requests(events_of(*rows), START, END).requests
+    assert [len(request.history) for request in requests] == [1] * 30
+
+
+def test_histories_are_those_that_the_service_reads(sqlite_engine):
+    rng = np.random.default_rng(0)
+    choices = (
+        ("ann", "bob", "cy", None),
+        (*"abcdefgh", None),
+        ("detail-page-view", "purchase"),
+        ("hat", "tie", "coat"),
+    )
+    rows = [
+        (*(names[rng.integers(len(names))] for names in choices), hour) for hour in np.sort(rng.uniform(-40, 24, 400))
+    ]
+    events = events_of(*(row for row in rows if row[:2] != (None, None)))
+    insert_events(sqlite_engine, events.to_dicts())
+    requests = build_requests(events, START, END, history_limit=20).requests
+    assert {request.user_id for request in requests} == {"ann", "bob", "cy", None}
+    for request in requests:
+        served = load_user_history(
+            sqlite_engine, request.user_id, request.session_id, limit=20, before=request.requested_at
+        )
+        assert list(request.history) == served
+
+
 def test_only_the_newest_events_stay_and_equal_times_keep_their_order():
     past = [("ann", "s", "purchase", f"old{n}", -1) for n in range(5)]
     events = events_of(*past, ("ann", "s", "purchase", "new", 0))
@@ -76,8 +129,8 @@ def test_many_histories_keep_the_order_of_equal_times():
     """As serving reads them; which item is the newest decides features."""
     rng = np.random.default_rng(0)
     shoppers = [f"u{n}" for n in rng.integers(0, 40, 3_000)]
-    past = [(shopper, "s", "purchase", f"{n:04}", -9 + n // 400) for n, shopper in enumerate(shoppers)]
-    now = [(shopper, "s", "purchase", "hat", 1) for shopper in set(shoppers)]
+    past = [(shopper, None, "purchase", f"{n:04}", -9 + n // 400) for n, shopper in enumerate(shoppers)]
+    now = [(shopper, None, "purchase", "hat", 1) for shopper in set(shoppers)]
     requests = build_requests(events_of(*past, *now), START, END).requests
     assert len(requests) == 40
     for request in requests:
@@ -96,8 +149,8 @@ def test_other_targets():
 
 
 def test_those_without_a_history_may_be_left_out_before_the_draw():
-    known = [(f"k{n}", "s", "detail-page-view", "hat", -30) for n in range(5)]
-    events = events_of(*known, *[(f"{kind}{n}", "s", "purchase", "hat", 1) for kind in "kn" for n in range(5)])
+    known = [(f"k{n}", None, "detail-page-view", "hat", -30) for n in range(5)]
+    events = events_of(*known, *[(f"{kind}{n}", None, "purchase", "hat", 1) for kind in "kn" for n in range(5)])
     assert len(build_requests(events, START, END)) == 10
     questions = build_requests(events, START, END, known_only=True)
     assert [request.user_id for request in questions.requests] == [f"k{n}" for n in range(5)]
@@ -106,7 +159,7 @@ def test_those_without_a_history_may_be_left_out_before_the_draw():
 
 def test_a_draw_is_the_same_for_a_seed_whatever_the_order_of_the_events():
     rng = np.random.default_rng(0)
-    events = events_of(*[(f"u{n}", "s", "purchase", f"i{n % 7}", int(rng.integers(24))) for n in range(200)])
+    events = events_of(*[(f"u{n}", f"s{n}", "purchase", f"i{n % 7}", int(rng.integers(24))) for n in range(200)])
     drawn = build_requests(events, START, END, max_users=20, seed=3)
     again = build_requests(events.sample(fraction=1, shuffle=True, seed=1).lazy(), START, END, max_users=20, seed=3)
     other = build_requests(events, START, END, max_users=20, seed=4)

@@ -14,20 +14,21 @@ from typing import Any
 
 import numpy as np
 import pytest
+from service_shop import CUTOFF, build_release
 from sqlalchemy import Engine
 
 from pipelines.cli import main
 from pipelines.config import Paths
 from pipelines.judge import Judgement, judge
 from pipelines.night_config import EvaluationConfig, NightConfig, load_config
-from pipelines.retrain import publish_unless_worse, read_events, retrain
+from pipelines.retrain import publish_unless_worse, read_events, retrain, start_from_last_night
 from pipelines.stages import Stages
 from recsys.alignment.behaviour import behaviour_modality
 from recsys.artifacts import Release, load_release, read_manifest
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.event_log import append_to_log
 from recsys.data.importers import import_shop
-from recsys.data.releases import live_release, record_release
+from recsys.data.releases import live_release, publish_release, record_release
 from recsys.data.store import insert_events, insert_reviews, put_items
 from recsys.data.synthetic import TINY, ShopConfig, make_shop
 from recsys.data.tables import Run
@@ -397,6 +398,22 @@ def test_what_does_surely_worse_than_popularity_replaces_nothing_unless_it_may(s
         came = live_release(sqlite_engine)
         assert came is not None
         assert came.version == live
+
+
+def test_the_night_starts_from_what_was_published_not_from_an_experiment(sqlite_engine: Engine, tmp_path: Path) -> None:
+    config = load_config(SMALL)
+    for days, (shrinkage, published) in enumerate([(3.0, True), (7.0, True), (500.0, False)]):
+        version = build_release(tmp_path, seed=days).manifest.version
+        manifest = json.loads((tmp_path / version / "manifest.json").read_text())
+        manifest["tuning"] = {"numbers": {"tables.shrinkage": shrinkage}}
+        (tmp_path / version / "manifest.json").write_text(json.dumps(manifest))
+        cutoff, path = CUTOFF + days * DAY, str(tmp_path / version)
+        record_release(sqlite_engine, version=version, path=path, data_cutoff=cutoff, checksum="", metrics={})
+        if published:
+            publish_release(sqlite_engine, version)
+    recipes = [start_from_last_night(sqlite_engine, config, CUTOFF + (days + 0.5) * DAY) for days in range(3)]
+    assert [recipe.tables.shrinkage for recipe in recipes] == [3.0, 7.0, 7.0]
+    assert start_from_last_night(sqlite_engine, config, CUTOFF) == config.recipe
 
 
 def test_a_shop_without_events_is_refused(tmp_path: Path) -> None:

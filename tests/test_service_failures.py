@@ -1,5 +1,6 @@
 """When parts are missing or broken: a lesser answer, never none."""
 
+import threading
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -7,6 +8,7 @@ from typing import Any
 from fastapi.testclient import TestClient
 from service_shop import CUTOFF, event, ids, items, post, problem, publish, serve, settings_for
 from sqlalchemy import Engine, text
+from sqlalchemy.event import listens_for
 
 from recsys.data.store import put_items
 from service.app import create_app
@@ -98,3 +100,23 @@ def test_a_database_that_is_away_is_a_503_where_it_is_needed(sqlite_shop: Engine
             connection.execute(text("ALTER TABLE events RENAME TO elsewhere"))  # SQLite calls this an operational error
         came = problem(client.post("/v1/events", json={"events": [event(1, "red-01")]}), 503, "database-unavailable")
         assert "nothing was stored" in came["detail"]
+
+
+def test_a_writer_that_waits_for_another_keeps_no_reader_waiting(sqlite_shop: Engine) -> None:
+    waiting, stored = threading.Event(), []
+    with serve(sqlite_shop, settings_for(sqlite_shop, request_threads=1)) as (client, service):
+
+        @listens_for(service.engine, "before_cursor_execute")
+        def note_insert(connection: Any, cursor: Any, statement: str, *rest: Any) -> None:
+            if statement.startswith("INSERT INTO events"):
+                waiting.set()
+
+        writer = threading.Thread(target=lambda: stored.append(post(client, "/v1/events", events=[event(1, "red-01")])))
+        with sqlite_shop.execution_options(sqlite_begin="IMMEDIATE").begin():  # as an import holds it
+            writer.start()
+            assert waiting.wait(30)
+            assert len(post(client, "/v1/recommendations", return_items=True)["items"]) == 12
+            assert client.get("/health/ready").status_code == 200
+            assert writer.is_alive()
+        writer.join(30)
+        assert stored == [{"accepted": 1, "duplicates": 0, "rejected": []}]

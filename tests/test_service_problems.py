@@ -55,6 +55,7 @@ def test_a_bad_body_names_the_field(sqlite_client: TestClient, path: str, body: 
         ("created_at", 1738318500),
         ("created_at", "0001-01-01T00:00:00+14:00"),
         ("created_at", "1969-12-31T23:59:59Z"),
+        ("created_at", "2999-01-01T00:00:00Z"),
         ("images", "one.jpg"),
         ("images", ["../../etc/secret.jpg"]),
         ("images", ["images/../../secret.jpg"]),

@@ -1,5 +1,6 @@
 """The tables hold what they are given, alike on both databases, and refuse what would be wrong."""
 
+import traceback
 from datetime import UTC, datetime, timedelta, timezone
 
 import pytest
@@ -121,3 +122,45 @@ def test_a_version_is_one_release(engine: Engine) -> None:
 def test_a_url_that_we_do_not_speak(url: str) -> None:
     with pytest.raises(ConfigError, match="expected sqlite:///PATH or postgresql://"):
         open_database(url)
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "postgresql:/shop:s3cret@db/shop",
+        "postgresql://db:s3cret/shop",
+        "postgresql://shop:s3cret@db:54x2/shop",
+        "mysql://shop:s3cret@db/shop",
+    ],
+)
+def test_an_error_about_a_url_keeps_its_password(url: str) -> None:
+    with pytest.raises(ConfigError, match=r"database: expected sqlite:///PATH or postgresql://.*, came \w+:") as caught:
+        open_database(url)
+    assert "s3cret" not in "".join(traceback.format_exception(caught.value))
+
+
+def test_an_error_of_the_database_names_no_shopper(sqlite_engine: Engine) -> None:
+    with pytest.raises(sa.exc.IntegrityError) as caught, sqlite_engine.begin() as connection:
+        connection.execute(sa.insert(tables.User), [{"user_id": "ann", "attributes": {}}] * 2)
+    assert "ann" not in str(caught.value)
+
+
+@pytest.mark.parametrize("engine", ["postgresql"], indirect=True)
+def test_who_wants_an_answer_in_time_waits_for_no_lock_longer_than_that(engine: Engine) -> None:
+    url = engine.url.render_as_string(hide_password=False)
+    record(engine, "v1")
+    hurried = open_database(url, answer_seconds=0.1)
+    change = sa.update(tables.Release).values(status="retired")
+    with engine.begin() as other:
+        other.execute(change)
+        with pytest.raises(sa.exc.OperationalError, match="statement timeout"), hurried.begin() as connection:
+            connection.execute(change)
+    with hurried.begin() as connection:
+        assert connection.execute(change).rowcount == 1
+        asked = connection.connection.driver_connection.info.get_parameters()
+        assert (asked["connect_timeout"], asked["tcp_user_timeout"]) == ("5", "100")
+    hurried.dispose()
+    patient = open_database(f"{url}&options=-c%20statement_timeout%3D60000", answer_seconds=0.1)
+    with patient.connect() as connection:
+        assert connection.scalar(sa.text("SHOW statement_timeout")) == "1min"
+    patient.dispose()

@@ -14,31 +14,44 @@ from sqlalchemy.pool import ConnectionPoolEntry
 from recsys.errors import ConfigError
 
 BUSY_TIMEOUT_MS = 30_000  # how long a SQLite writer waits for another
+CONNECT_SECONDS = 5  # how long who asks for answers in time waits for a PostgreSQL server
 
 MIGRATIONS = Path(__file__).parents[2] / "migrations"
 
 
-def open_database(url: str) -> Engine:
+def open_database(url: str, answer_seconds: float | None = None) -> Engine:
     """Open ``url``; creates a SQLite file and its folder when missing, but no tables (see :func:`upgrade_database`).
 
     Args:
         url: ``sqlite:///var/shop.db`` or ``postgresql://user@host/name``.
+        answer_seconds: a PostgreSQL server that takes longer for one statement, or is away, is an OperationalError.
+            What the URL itself says of timeouts wins. None: wait as long as it takes.
 
     Raises:
         ConfigError: not a URL of a database that we speak.
     """
     try:
         parsed = make_url(url)
-    except ArgumentError as error:
-        raise ConfigError(f"database: expected sqlite:///PATH or postgresql://…, came {url!r}") from error
+    except (ArgumentError, ValueError):  # ValueError: a port that is no number
+        # Without the error and the rest of the URL: a password may stand in either.
+        scheme, colon, _ = url.partition(":")
+        came = f"{scheme}:… of another form, or with a port that is no number" if colon else repr(url)
+        raise ConfigError(f"database: expected sqlite:///PATH or postgresql://…, came {came}") from None
     backend = parsed.get_backend_name()
     if backend not in ("sqlite", "postgresql"):
         raise ConfigError(f"database: expected sqlite:///PATH or postgresql://…, came {backend}://…")
     if backend == "postgresql":
         parsed = parsed.set(drivername="postgresql+psycopg")
+        if answer_seconds is not None:
+            parsed = parsed.set(query={**_limits(answer_seconds), **parsed.query})
     elif parsed.database and parsed.database != ":memory:":
         Path(parsed.database).parent.mkdir(parents=True, exist_ok=True)
-    engine = create_engine(parsed, json_serializer=_write_json, pool_pre_ping=backend == "postgresql")
+    engine = create_engine(
+        parsed,
+        json_serializer=_write_json,
+        pool_pre_ping=backend == "postgresql",
+        hide_parameters=True,  # errors go to logs, and shoppers' ids should not
+    )
     if backend == "sqlite":
         event.listen(engine, "connect", _configure_sqlite)
         event.listen(engine, "begin", _begin_sqlite)
@@ -51,6 +64,16 @@ def upgrade_database(engine: Engine) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["engine"] = engine
     command.upgrade(config, "head")
+
+
+def _limits(answer_seconds: float) -> dict[str, str]:
+    """What libpq calls them; ``tcp_user_timeout`` is for a server that vanished without a word."""
+    milliseconds = str(round(answer_seconds * 1000))
+    return {
+        "connect_timeout": str(CONNECT_SECONDS),
+        "tcp_user_timeout": milliseconds,
+        "options": f"-c statement_timeout={milliseconds}",
+    }
 
 
 def _write_json(value: Any) -> str:

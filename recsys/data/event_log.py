@@ -3,13 +3,15 @@
 ::
 
     var/events/
-        committed.json                                     how far the log has come, and in which database
+        committed.json                                     how far the log has come, in which database, and how many
+                                                           events each day has
         day=2026-01-02/000000000001-000000200000.parquet   that day's events among those sequence numbers
 
 Events are appended in batches by ``sequence``, the order of arrival. A late event lands in the partition of the day on
 which it happened, in the file of the batch in which it came. A batch counts from the moment ``committed.json`` names
 its last number, which happens after all its files are safely on disk: readers pass over files of a batch that never
-finished, and the next append removes them.
+finished, and the next append removes them. Readers count the events of the days that they read: a file that is gone
+is an error, not a shorter past.
 """
 
 import fcntl
@@ -17,7 +19,7 @@ import json
 import os
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from datetime import date
 from pathlib import Path
 from typing import Any
@@ -42,6 +44,7 @@ class Committed:
 
     database_id: str
     sequence: int  # the last number in the log
+    days: dict[str, int]  # "2026-01-02" → how many events the log has of that day
 
 
 def append_to_log(engine: Engine, log_dir: Path | str) -> int:
@@ -51,7 +54,8 @@ def append_to_log(engine: Engine, log_dir: Path | str) -> int:
     other.
 
     Raises:
-        SchemaError: the log was written from another database.
+        SchemaError: the log was written from another database, or from this one before an older copy of it was
+            restored; or files of it are gone.
     """
     log_dir = Path(log_dir)
     log_dir.mkdir(parents=True, exist_ok=True)
@@ -59,23 +63,26 @@ def append_to_log(engine: Engine, log_dir: Path | str) -> int:
     with _only_one_writer(log_dir):
         with engine.connect() as connection:
             database_id = connection.execute(select(Identity.database_id)).scalar_one()
-        committed = _read_committed(log_dir) or Committed(database_id, 0)
+        committed = _read_committed(log_dir) or Committed(database_id, 0, {})
         if committed.database_id != database_id:
             raise SchemaError(
                 f"{log_dir}: expected the log of database {database_id}, came that of {committed.database_id}; "
                 "name another folder for the events, or remove this one to write it anew"
             )
+        _check_continues(engine, log_dir, committed)
         for path in [*log_dir.rglob("*" + UNFINISHED), *_files(log_dir)]:
             if path.name.endswith(UNFINISHED) or _last_sequence(path) > committed.sequence:
                 path.unlink()
         end = _last_finished_sequence(engine)
         while committed.sequence < end:
             events, last = _read_events(engine, committed.sequence, end)
+            days = dict(committed.days)
             for (day,), of_day in events.group_by(pl.col("timestamp").dt.date(), maintain_order=True):
                 path = log_dir / f"day={day}" / f"{committed.sequence + 1:012d}-{last:012d}.parquet"
                 path.parent.mkdir(exist_ok=True)
                 _replace(path, of_day.write_parquet)
-            committed = Committed(database_id, last)
+                days[str(day)] = days.get(str(day), 0) + of_day.height
+            committed = Committed(database_id, last, days)
             _write_committed(log_dir, committed)
             appended += events.height
     return appended
@@ -88,25 +95,63 @@ def scan_events(log_dir: Path | str, since: date | None = None, until: date | No
         log_dir: where :func:`append_to_log` wrote. Missing or empty: no events.
         since: first day (UTC) to read, None for all. Other days' files are not opened.
         until: last day (UTC) to read, None for all.
+
+    Raises:
+        SchemaError: files of these days are gone, or ``committed.json`` is not as expected.
     """
-    log_dir = Path(log_dir)
-    committed = _read_committed(log_dir)
-    paths = [
-        path
-        for path in _files(log_dir)
-        if committed is not None
-        and _last_sequence(path) <= committed.sequence
-        and (since is None or _day(path) >= since)
-        and (until is None or _day(path) <= until)
-    ]
-    if not paths:
-        return pl.LazyFrame(schema=EVENTS)
+    committed = _read_committed(Path(log_dir))
+    logged = pl.LazyFrame(schema=LOGGED) if committed is None else _scan(Path(log_dir), committed, since, until)
     return (
-        pl.scan_parquet(paths, schema=LOGGED)
-        .sort("timestamp", "sequence")
+        logged.sort("timestamp", "sequence")
         .unique("event_id", keep="first", maintain_order=True)  # one deleted from the database and sent again
         .select(list(EVENTS))
     )
+
+
+def _scan(log_dir: Path, committed: Committed, since: date | None, until: date | None) -> pl.LazyFrame:
+    """The committed events of some days as LOGGED, in no order; all of them, or SchemaError."""
+
+    def wanted(day: date) -> bool:
+        return (since is None or day >= since) and (until is None or day <= until)
+
+    paths = [path for path in _files(log_dir) if _last_sequence(path) <= committed.sequence and wanted(_day(path))]
+    logged = pl.scan_parquet(paths, schema=LOGGED) if paths else pl.LazyFrame(schema=LOGGED)
+    days = {day: count for day, count in committed.days.items() if wanted(date.fromisoformat(day))}
+    came = logged.select(pl.len()).collect().item()  # of the files' footers alone
+    if came != sum(days.values()):
+        gone = sorted(days.keys() - {str(_day(path)) for path in paths})
+        raise SchemaError(
+            f"{log_dir}: expected {sum(days.values())} events of {len(days)} days as committed.json has them, came "
+            f"{came}, and no file of {len(gone)} days {gone[:5]}; bring the files back, or remove the whole folder: "
+            "the next night writes it anew from the database"
+        )
+    return logged
+
+
+def _check_continues(engine: Engine, log_dir: Path, committed: Committed) -> None:
+    """Compare the newest event that the database and the log should both have.
+
+    A database that was restored from an older copy gives out numbers again that the log has already seen; what came
+    under them would never be copied.
+    """
+    newest = (
+        select(Event.sequence, Event.event_id, Event.timestamp)
+        .where(Event.sequence <= committed.sequence)
+        .order_by(Event.sequence.desc())
+        .limit(1)
+    )
+    with engine.connect() as connection:
+        row = connection.execute(newest).one_or_none()
+    if row is None:
+        return
+    same = (pl.col("sequence") == row.sequence) & (pl.col("event_id") == row.event_id)
+    day = row.timestamp.date()
+    if _scan(log_dir, committed, day, day).filter(same).collect().is_empty():
+        raise SchemaError(
+            f"{log_dir}: expected event {row.event_id!r} under the number {row.sequence}, as the database has it; the "
+            "log has another there, so the database was restored from an older copy. Move this folder away: the next "
+            "night writes it anew from the database (what came after the copy stands only in the old folder)"
+        )
 
 
 def _last_finished_sequence(engine: Engine) -> int:
@@ -136,10 +181,17 @@ def _read_events(engine: Engine, after: int, end: int) -> tuple[pl.DataFrame, in
 
 
 def _read_committed(log_dir: Path) -> Committed | None:
+    path = log_dir / "committed.json"
     try:
-        return Committed(**json.loads((log_dir / "committed.json").read_text()))
+        return Committed(**json.loads(path.read_text()))
     except FileNotFoundError:
         return None
+    except (ValueError, TypeError) as error:
+        names = [field.name for field in fields(Committed)]
+        raise SchemaError(
+            f"{path}: expected JSON with {names}, came other: {error}; remove the whole folder: the next night writes "
+            "it anew from the database"
+        ) from error
 
 
 def _write_committed(log_dir: Path, committed: Committed) -> None:

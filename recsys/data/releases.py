@@ -62,10 +62,18 @@ def publish_release(engine: Engine, version: str) -> None:
         session.add(Publication(version=version, published_at=datetime.now(UTC)))
 
 
-def list_releases(engine: Engine) -> list[Release]:
-    """Every recorded release, the one made last first. The rows are detached: read them freely."""
+def list_releases(engine: Engine, *, published: bool = False) -> list[Release]:
+    """Every recorded release, the one made last first. The rows are detached: read them freely.
+
+    Args:
+        engine: the database.
+        published: only those that were live at some time.
+    """
+    query = select(Release).order_by(Release.created_at.desc(), Release.version)
+    if published:
+        query = query.where(Release.version.in_(select(Publication.version)))
     with Session(engine) as session:
-        releases = list(session.scalars(select(Release).order_by(Release.created_at.desc(), Release.version)))
+        releases = list(session.scalars(query))
         session.expunge_all()
         return releases
 

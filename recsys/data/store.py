@@ -4,7 +4,7 @@ All of them are idempotent: writing the same rows twice leaves the database as i
 caller (the HTTP models, the importers); the tables' own constraints are the last line.
 """
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -107,31 +107,40 @@ def put_users(engine: Engine, users: Sequence[Mapping[str, Any]]) -> Written:
 
 def insert_unknown_items(engine: Engine, item_ids: Iterable[str]) -> int:
     """Add a bare item, nothing known but its id, for each id that the catalogue lacks; returns how many."""
-    now = datetime.now(UTC)
-    rows = [{"item_id": item_id, "updated_at": now} for item_id in dict.fromkeys(item_ids)]
-    if not rows:
-        return 0
-    with engine.begin() as connection:
-        statement = insert_for(connection, Item).on_conflict_do_nothing(index_elements=["item_id"])
-        return int(connection.execute(statement, rows).rowcount)
+    with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
+        return len(_insert_bare(connection, dict.fromkeys(item_ids)))
 
 
-def put_item(engine: Engine, item_id: str, fields: Mapping[str, Any], images_root: Path | None = None) -> bool:
-    """Create the item or replace it whole: a field that is not given becomes unknown (``in_stock`` becomes true).
+def put_item(
+    engine: Engine,
+    item_id: str,
+    fields: Mapping[str, Any],
+    images_root: Path | None = None,
+    arrived: datetime | None = None,
+) -> bool:
+    """Create the item or replace it whole: a field that is not given becomes unknown.
+
+    But ``in_stock`` becomes true, and ``created_at`` stays.
 
     Args:
         engine: the database.
         item_id: the shop's id.
         fields: any of ITEM_FIELDS and ``images``, a list of paths or URLs.
         images_root: see put_items().
+        arrived: see put_items().
 
     Returns:
         True when the item was created, or was deleted and came back.
     """
-    return put_items(engine, [{**fields, "item_id": item_id}], images_root).created == 1
+    return put_items(engine, [{**fields, "item_id": item_id}], images_root, arrived).created == 1
 
 
-def put_items(engine: Engine, items: Sequence[Mapping[str, Any]], images_root: Path | None = None) -> Written:
+def put_items(
+    engine: Engine,
+    items: Sequence[Mapping[str, Any]],
+    images_root: Path | None = None,
+    arrived: datetime | None = None,
+) -> Written:
     """:func:`put_item` for many, in one transaction; an ``item_id`` comes at most once.
 
     A row that already is as given keeps its ``updated_at``. A deleted item that comes back counts as created.
@@ -141,8 +150,9 @@ def put_items(engine: Engine, items: Sequence[Mapping[str, Any]], images_root: P
         items: as put_item() has them, with their ``item_id``.
         images_root: of relative picture paths; where it is given, a first picture whose file came after the row was
             written is a change of the row.
+        arrived: UTC, ``created_at`` of those that are created and give none; None: unknown, or as it was before they
+            were deleted.
     """
-    now = datetime.now(UTC)
     rows = {item["item_id"]: _item_row(item) for item in sorted(items, key=lambda item: item["item_id"])}
     images = {item["item_id"]: [str(path) for path in item.get("images") or ()] for item in items}
     if len(rows) < len(items):
@@ -151,10 +161,18 @@ def put_items(engine: Engine, items: Sequence[Mapping[str, Any]], images_root: P
     # Reads, then writes: SQLite must take the write lock first, or another writer in between would refuse us.
     with engine.execution_options(sqlite_begin="IMMEDIATE").begin() as connection:
         known = _known_items(connection, list(rows))
+        new = [item_id for item_id in rows if item_id not in known]
+        bare = _insert_bare(connection, new)
+        known |= _known_items(connection, new)
+        # From here on every row is locked, also one that another put while we waited for it.
+        now = datetime.now(UTC)
         known_images = load_image_paths(connection, list(rows))
-        created = [item_id for item_id in rows if item_id not in known or known[item_id]["deleted_at"] is not None]
+        created = {item_id for item_id in rows if item_id in bare or known[item_id]["deleted_at"] is not None}
+        for item_id, row in rows.items():
+            if row["created_at"] is None:
+                row["created_at"] = (arrived if item_id in created else None) or known[item_id]["created_at"]
         new_images = [item_id for item_id in rows if images[item_id] != known_images.get(item_id, [])]
-        written = set(created) | set(new_images)
+        written = created | set(new_images)
         for item_id, row in known.items():
             if row.pop("updated_at") < pictured.get(item_id, _LONG_AGO) or rows[item_id] != row:
                 written.add(item_id)
@@ -167,17 +185,29 @@ def put_items(engine: Engine, items: Sequence[Mapping[str, Any]], images_root: P
                 ),
                 [{**row, "item_id": item_id, "updated_at": now} for item_id, row in rows.items() if item_id in written],
             )
-        stale = [item_id for item_id in new_images if item_id in known_images]
-        for some in id_batches(stale):
-            connection.execute(delete(ItemImage).where(ItemImage.item_id.in_(some)))
-        image_rows = [
-            {"item_id": item_id, "position": position, "path": path}
-            for item_id in new_images
-            for position, path in enumerate(images[item_id])
-        ]
-        if image_rows:
-            connection.execute(insert_for(connection, ItemImage), image_rows)
+        _replace_images(connection, {item_id: images[item_id] for item_id in new_images}, known_images.keys())
     return Written(len(created), len(written) - len(created), len(rows) - len(written))
+
+
+def _insert_bare(connection: Connection, item_ids: Iterable[str]) -> set[str]:
+    """Add a row with nothing but its id for each of these that has none, committed or about to be; returns which."""
+    now = datetime.now(UTC)
+    rows = [{"item_id": item_id, "updated_at": now} for item_id in item_ids]
+    statement = insert_for(connection, Item).on_conflict_do_nothing(index_elements=["item_id"]).returning(Item.item_id)
+    return set(connection.scalars(statement, rows)) if rows else set()
+
+
+def _replace_images(connection: Connection, images: Mapping[str, Sequence[str]], stale: Collection[str]) -> None:
+    """Give each item these pictures, after taking away those that the items in ``stale`` have."""
+    for some in id_batches([item_id for item_id in images if item_id in stale]):
+        connection.execute(delete(ItemImage).where(ItemImage.item_id.in_(some)))
+    rows = [
+        {"item_id": item_id, "position": position, "path": path}
+        for item_id, paths in images.items()
+        for position, path in enumerate(paths)
+    ]
+    if rows:
+        connection.execute(insert_for(connection, ItemImage), rows)
 
 
 def _item_row(item: Mapping[str, Any]) -> dict[str, Any]:
@@ -202,11 +232,13 @@ def _picture_times(images: Mapping[str, Sequence[str]], root: Path) -> dict[str,
 
 
 def _known_items(connection: Connection, item_ids: list[str]) -> dict[str, dict[str, Any]]:
+    """Item → its row as it is, locked until the transaction ends; unknown ones are absent."""
     columns = [getattr(Item, name) for name in [*ITEM_FIELDS, "deleted_at", "updated_at"]]
     known = {}
     for some in id_batches(item_ids):
-        statement = select(Item.item_id, *columns).where(Item.item_id.in_(some)).with_for_update()
-        for row in connection.execute(statement).mappings():
+        # In order: two transactions lock the rows that both want in the same one.
+        statement = select(Item.item_id, *columns).where(Item.item_id.in_(some)).order_by(Item.item_id)
+        for row in connection.execute(statement.with_for_update()).mappings():
             known[row["item_id"]] = {name: value for name, value in row.items() if name != "item_id"}
     return known
 

@@ -12,6 +12,8 @@ from recsys.errors import SchemaError
 from recsys.request import LONGEST_HISTORY, Interaction, Request
 from recsys.schema import EVENT_TYPES, EVENTS, HISTORY_EVENT_TYPES
 
+MOST_SHARING = 20  # shoppers of a window with one session id; one that more have is no visit ("web", say)
+
 
 @dataclass(frozen=True)
 class EvaluationSet:
@@ -61,8 +63,10 @@ def build_requests(
     """One request for every shopper who took something in [start, end), made when they first came in those days.
 
     A shopper is a user, or a session where the user is unknown. The request stands at the time of the shopper's first
-    event of any type in the window; its history is everything earlier that counts as history (HISTORY_EVENT_TYPES), of
-    which the newest ``history_limit`` events stay, oldest first. Equal times keep the order of ``events``.
+    event of any type in the window, and bears that event's ids. Its history is as the service reads it: all that the
+    shopper did earlier, and all that happened earlier in the request's session, whoever was logged in; what counts as
+    history (HISTORY_EVENT_TYPES), the newest ``history_limit`` events, oldest first. Equal times keep the order of
+    ``events``.
 
     Args:
         events: the columns of :data:`recsys.schema.EVENTS`.
@@ -98,16 +102,17 @@ def build_requests(
         .group_by("shopper", maintain_order=True)
         .agg(relevant=pl.col("item_id").unique(maintain_order=True))
     )
-    if known_only:
-        targets = targets.join(_past(known, start).select("shopper").collect(), on="shopper", how="semi")
-        targets = targets.sort("shopper")
-    if max_users is not None and max_users < len(targets):
-        drawn = np.random.default_rng(seed).choice(len(targets), max_users, replace=False)
-        targets = targets[np.sort(drawn)]
     arrivals = window.sort("timestamp", "place").group_by("shopper", maintain_order=True).first()
-    arrivals = arrivals.select("shopper", "user_id", "session_id", "timestamp")
-    asked = targets.join(arrivals, on="shopper").sort("timestamp", "shopper")
-    histories = _collect_histories(known, asked["shopper"], start, history_limit)
+    arrivals = arrivals.select("shopper", "user_id", "session_id", asked_at="timestamp")
+    asked = targets.join(arrivals, on="shopper").sort("shopper")
+    if known_only:
+        asked = asked.join(_past(known, asked, start).select("shopper").collect(), on="shopper", how="semi")
+        asked = asked.sort("shopper")
+    if max_users is not None and max_users < len(asked):
+        drawn = np.random.default_rng(seed).choice(len(asked), max_users, replace=False)
+        asked = asked[np.sort(drawn)]
+    asked = asked.sort("asked_at", "shopper")
+    histories = _collect_histories(_past(known, asked, start), history_limit)
     requests = [
         Request(
             requested_at=requested_at,
@@ -117,46 +122,47 @@ def build_requests(
             limit=limit,
         )
         for shopper, requested_at, user_id, session_id in asked.select(
-            "shopper", "timestamp", "user_id", "session_id"
+            "shopper", "asked_at", "user_id", "session_id"
         ).iter_rows()
     ]
     return EvaluationSet(requests, asked["relevant"].to_list(), start, end)
 
 
-def _past(known: pl.LazyFrame, start: datetime) -> pl.LazyFrame:
-    """What a history is made of."""
-    return known.filter(
-        (pl.col("timestamp") < start)
-        & pl.col("item_id").is_not_null()
-        & pl.col("event_type").is_in(list(HISTORY_EVENT_TYPES))
-    )
+def _past(known: pl.LazyFrame, asked: pl.DataFrame, start: datetime) -> pl.LazyFrame:
+    """What the histories of the requests ``asked`` are made of, each event once under the shopper who asks; unsorted.
 
-
-def _collect_histories(
-    known: pl.LazyFrame, shoppers: pl.Series, start: datetime, history_limit: int
-) -> dict[str, tuple[Interaction, ...]]:
-    """The newest events before ``start`` of each shopper who has any, oldest first.
-
-    Nobody's first event in the window has an earlier one in it, so "before the request" is "before the window".
+    Nobody's first event in the window has an earlier one in it, so a shopper's own past is what was before the window.
+    Their session may have more: what it did in the window before they logged in.
     """
-    past = (
-        _past(known, start)
-        .join(pl.LazyFrame({"shopper": shoppers}), on="shopper", how="semi")
-        .sort("shopper", "timestamp", "place")
-        .group_by("shopper", maintain_order=True)
-        .tail(history_limit)
-        .collect()
+    counts = known.filter(pl.col("item_id").is_not_null() & pl.col("event_type").is_in(list(HISTORY_EVENT_TYPES)))
+    columns = ("event_type", "item_id", "timestamp", "place")
+    own = counts.filter(pl.col("timestamp") < start).join(asked.lazy(), on="shopper", how="semi")
+    visits = asked.filter(pl.col("session_id").is_not_null() & (pl.len().over("session_id") <= MOST_SHARING))
+    if visits.is_empty():
+        return own
+    visits = visits.select("session_id", "asked_at", asker="shopper")
+    of_session = counts.join(visits.lazy(), on="session_id").filter(
+        (pl.col("timestamp") < pl.col("asked_at")) & (pl.col("shopper") != pl.col("asker"))
     )
+    return pl.concat([own.select("shopper", *columns), of_session.select(pl.col("asker").alias("shopper"), *columns)])
+
+
+def _collect_histories(past: pl.LazyFrame, history_limit: int) -> dict[str, tuple[Interaction, ...]]:
+    """The newest events of each shopper who has any, oldest first."""
+    newest = past.sort("shopper", "timestamp", "place").group_by("shopper", maintain_order=True).tail(history_limit)
+    events = newest.collect()
     # One Python string for each item and type, however often it occurs: histories of 70 k users stay small.
-    item_ids = past["item_id"].unique(maintain_order=True)
+    item_ids = events["item_id"].unique(maintain_order=True)
     item_id_of = item_ids.to_list()
-    positions = past["item_id"].replace_strict(item_ids, np.arange(len(item_ids)), return_dtype=pl.Int64).to_list()
+    positions = events["item_id"].replace_strict(item_ids, np.arange(len(item_ids)), return_dtype=pl.Int64).to_list()
     type_of = {name: name for name in HISTORY_EVENT_TYPES}
     interactions = [
         Interaction(item_id_of[position], type_of[event_type], timestamp)
-        for position, event_type, timestamp in zip(positions, past["event_type"].to_list(), past["timestamp"].to_list())
+        for position, event_type, timestamp in zip(
+            positions, events["event_type"].to_list(), events["timestamp"].to_list()
+        )
     ]
-    sizes = past.group_by("shopper", maintain_order=True).len()
+    sizes = events.group_by("shopper", maintain_order=True).len()
     ends = np.cumsum(sizes["len"].to_numpy()).tolist()
     return {
         shopper: tuple(interactions[begin:stop])

@@ -11,8 +11,8 @@ from typing import Any
 from fastapi import APIRouter, Response
 
 from recsys.data.store import put_item, put_items
-from service.catalogue import created_times, delete_item, patch_item
-from service.deps import Service, ServiceDep, needs_write
+from service.catalogue import delete_item, patch_item
+from service.deps import Service, ServiceDep, needs_write, writes
 from service.routes.items import ItemId, load_item, unknown_item
 from service.schemas_shop import ItemBody, ItemOut, ItemPatch, ItemsAnswer, ItemsBatch
 from service.shelf import NOT_LISTED, Facts
@@ -26,19 +26,20 @@ router = APIRouter(prefix="/v1", tags=["items"])
     summary="Create or replace an item",
     responses={201: {"model": ItemOut, "description": "The item is new"}},
 )
+@writes
 def replace_item(item_id: ItemId, body: ItemBody, service: ServiceDep, response: Response) -> ItemOut:
     """The item, whole: a field left out is unknown from now on. `created_at` left out stays, or is now for a new item.
 
     Stock counts from the next answer on. A new item, or a changed text or picture, can be found within seconds.
     """
-    created_at = body.created_at or created_times(service.engine, [item_id]).get(item_id, datetime.now(UTC))
-    fields = body.model_dump() | {"created_at": created_at}
-    created = put_item(service.engine, item_id, fields, Path(service.settings.images))
+    images = Path(service.settings.images)
+    created = put_item(service.engine, item_id, body.model_dump(), images, arrived=datetime.now(UTC))
     response.status_code = 201 if created else 200
     return _noted(service, item_id)
 
 
 @router.patch("/items/{item_id:path}", dependencies=[needs_write], summary="Change fields of an item")
+@writes
 def change_item(item_id: ItemId, body: ItemPatch, service: ServiceDep) -> ItemOut:
     """Only the fields sent change; null makes one unknown."""
     changes = {name: _or_empty(name, value) for name, value in body.changes().items()}
@@ -48,6 +49,7 @@ def change_item(item_id: ItemId, body: ItemPatch, service: ServiceDep) -> ItemOu
 
 
 @router.delete("/items/{item_id:path}", dependencies=[needs_write], status_code=204, summary="Delete an item")
+@writes
 def remove_item(item_id: ItemId, service: ServiceDep) -> None:
     """Gone from the next answer on, of every worker. Events that speak of it stay; a later `PUT` brings it back."""
     if not delete_item(service.engine, item_id):
@@ -56,14 +58,11 @@ def remove_item(item_id: ItemId, service: ServiceDep) -> None:
 
 
 @router.post("/items:batch", dependencies=[needs_write], summary="Create or replace many items")
+@writes
 def replace_items(body: ItemsBatch, service: ServiceDep) -> ItemsAnswer:
     """As `PUT` for each of them; all are stored, or none."""
-    now, times = datetime.now(UTC), created_times(service.engine, [item.id for item in body.items])
-    rows: list[dict[str, Any]] = [
-        item.model_dump(exclude={"id"}) | {"item_id": item.id, "created_at": item.created_at or times.get(item.id, now)}
-        for item in body.items
-    ]
-    written = put_items(service.engine, rows, Path(service.settings.images))
+    rows = [item.model_dump(exclude={"id"}) | {"item_id": item.id} for item in body.items]
+    written = put_items(service.engine, rows, Path(service.settings.images), arrived=datetime.now(UTC))
     for item in body.items:
         service.live.note(item.id, Facts(True, item.in_stock, item.category, item.brand, item.price_cents))
     service.newcomers.offer(item.id for item in body.items)

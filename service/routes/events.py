@@ -5,14 +5,15 @@ from datetime import UTC, datetime
 from fastapi import APIRouter
 
 from recsys.data.store import insert_events
-from service.deps import ServiceDep, needs_write
+from service.deps import ServiceDep, needs_write, writes
 from service.problems import show
-from service.schemas_shop import CLOCK_SKEW, EventsAnswer, EventsRequest, RejectedEvent
+from service.schemas_shop import EVENT_CLOCK_SKEW, EventsAnswer, EventsRequest, RejectedEvent
 
 router = APIRouter(prefix="/v1", tags=["events"])
 
 
 @router.post("/events", dependencies=[needs_write], summary="Store events")
+@writes
 def store_events(body: EventsRequest, service: ServiceDep) -> EventsAnswer:
     """Store the good events, give the others back with their errors.
 
@@ -23,7 +24,7 @@ def store_events(body: EventsRequest, service: ServiceDep) -> EventsAnswer:
     for index, event in enumerate(body.events):
         if isinstance(event, str):  # its error, see EventsRequest
             rejected.append(RejectedEvent(index=index, error=event))
-        elif event.timestamp is not None and event.timestamp > now + CLOCK_SKEW:
+        elif event.timestamp is not None and event.timestamp > now + EVENT_CLOCK_SKEW:
             came = show(event.timestamp.isoformat())
             error = f"timestamp: expected a time that is not in the future (now is {now.isoformat()}), came {came}"
             rejected.append(RejectedEvent(index=index, error=error))

@@ -6,14 +6,15 @@ Values come as text (CSV, JSON lines) or in types (Parquet) and leave as the col
 import json
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import polars as pl
 
-from recsys.schema import EARLIEST, EVENT_TYPES, LONGEST_ID, TIME
+from recsys.schema import CLOCK_SKEW, EARLIEST, EVENT_TYPES, LONGEST_ID, TIME
 
-CLOCK_SKEW = timedelta(days=1)  # a sender's clock may be ahead of ours by so much
+# Of a time that is a number: a smaller one is more likely a date without its marks, as 202601311015, or a mistake.
+EARLIEST_NUMBER = datetime(1990, 1, 1, tzinfo=UTC)
 MAX_INT32 = 2**31 - 1
 MAX_CENTS = 10**12  # ten billion of any currency
 
@@ -168,7 +169,8 @@ def _whole(low: int, high: int, dtype: pl.DataType | type[pl.DataType]) -> Parse
 def parse_times(raw: pl.Series) -> pl.Series:
     """UTC times from dates, times, ISO 8601 text, or seconds, milliseconds or microseconds since 1970.
 
-    What names no zone is taken as UTC. Null for what is none of these, lies before 1970 or more than a day ahead.
+    What names no zone is taken as UTC; eight digits are a date. Null for what is none of these, lies before 1970 (as a
+    number before 1990) or more than a day ahead.
     """
     dtype = raw.dtype
     if dtype == pl.String:
@@ -179,26 +181,38 @@ def parse_times(raw: pl.Series) -> pl.Series:
     elif dtype == pl.Date:
         times = raw.cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
     elif dtype.is_numeric():
-        times = _epoch(raw.cast(pl.Float64))
+        times = _parse_time_text(raw.cast(pl.String))
     else:
         times = _nothing(raw, TIME)
     return _keep(times, times.is_between(EARLIEST, datetime.now(UTC) + CLOCK_SKEW))
 
 
 def _parse_time_text(raw: pl.Series) -> pl.Series:
-    text = pl.col("text")
-    iso = text.str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
-
-    def read(form: str) -> pl.Expr:
-        return iso.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False)
-
-    forms = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z", "%Y-%m-%dT%H:%M")
-    frame = raw.alias("text").to_frame()
-    times = frame.select(pl.coalesce(read(form) for form in forms)).to_series()
-    if times.null_count() > raw.null_count():
-        epoch = _epoch(frame.select(text.cast(pl.Float64, strict=False)).to_series())
-        times = times.zip_with(times.is_not_null(), epoch)
+    times = _epoch(raw.cast(pl.Float64, strict=False))
+    for read in (_read_iso, lambda text: _read_iso(_respell(text))):  # the rarer, the later: each costs time
+        left = times.is_null() & raw.is_not_null()
+        if left.any():
+            times = times.zip_with(~left, read(raw.set(~left, None)))
     return times
+
+
+def _read_iso(text: pl.Series) -> pl.Series:
+    iso = pl.col("text").str.replace(r"^(\d{4}-\d\d-\d\d) ", "${1}T")
+    forms = ("%Y-%m-%d", "%Y-%m-%dT%H:%M:%S%.fZ", "%Y-%m-%dT%H:%M:%S%.f", "%Y-%m-%dT%H:%M:%S%.f%#z")
+    read = (iso.str.to_datetime(form, time_unit="us", time_zone="UTC", strict=False) for form in forms)
+    return text.alias("text").to_frame().select(pl.coalesce(read)).to_series()
+
+
+def _respell(text: pl.Series) -> pl.Series:
+    """ISO 8601 without marks (``20260131T101500Z``) or without seconds (``2026-01-31 10:15``) → with them."""
+    for pattern, spelling in (
+        (r"^(\d{4}-?\d\d-?\d\d) ", "${1}T"),
+        (r"^(\d{4})(\d\d)(\d\d)(T.*)?$", "${1}-${2}-${3}${4}"),
+        (r"T(\d\d)(\d\d)(\d\d)", "T${1}:${2}:${3}"),
+        (r"T(\d\d):?(\d\d)(Z|[+-].*)?$", "T${1}:${2}:00${3}"),
+    ):
+        text = text.str.replace(pattern, spelling)
+    return text
 
 
 def _epoch(numbers: pl.Series) -> pl.Series:
@@ -207,7 +221,8 @@ def _epoch(numbers: pl.Series) -> pl.Series:
     micros = pl.when(number < 1e11).then(number * 1e6).when(number < 1e14).then(number * 1e3).otherwise(number)
     usable = numbers.is_finite() & numbers.is_between(0, 1e17)
     frame = _keep(numbers, usable).alias("number").to_frame()
-    return frame.select(micros.round().cast(pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")).to_series()
+    times = micros.round().cast(pl.Int64).cast(pl.Datetime("us")).dt.replace_time_zone("UTC")
+    return frame.select(pl.when(times >= EARLIEST_NUMBER).then(times)).to_series()
 
 
 def _choice(*choices: str) -> Parse:
@@ -240,7 +255,7 @@ def _parse_list(text: str) -> list[str] | None:
         return [part.strip() for part in text.split("|") if part.strip()]
     try:
         parts = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     return parts if all(isinstance(part, str) and part for part in parts) else None
 
@@ -262,7 +277,7 @@ def _parse_attributes(text: str) -> list[str] | None:
         return None if tokens is None or any(token.find("=") < 1 for token in tokens) else sorted(set(tokens))
     try:
         named = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     pairs = [(name, value) for name, values in named.items() for value in _as_list(values) if value is not None]
     if any(not name or isinstance(value, dict | list) for name, value in pairs):
@@ -292,7 +307,7 @@ _ID = f"an id: text of 1 to {LONGEST_ID} characters"
 _IDENTIFIER = Column(_ID, _identifier)
 REQUIRED_ID = Column(_ID, _identifier, required=True)
 _TEXT = Column("text", _text)
-_TIME = "a time as ISO 8601 or as seconds since 1970, not before 1970 and not in the future"
+_TIME = "a time as ISO 8601 or as seconds since 1970, not before 1970 (as a number: 1990) and not in the future"
 
 ITEM_COLUMNS = {
     "item_id": REQUIRED_ID,

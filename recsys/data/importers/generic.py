@@ -11,10 +11,11 @@ reviews    ``review_id``, ``item_id``, ``timestamp``
 events     ``event_id``, ``event_type``, ``timestamp``; ``item_id`` unless a search; ``user_id`` or ``session_id``
 =========  =========================================================================================================
 
-Times are ISO 8601 (UTC unless they say otherwise) or seconds, milliseconds or microseconds since 1970. Prices are in
-cents. ``images`` is a JSON list or ``a.jpg|b.jpg``: URLs, absolute paths, or paths below the folder of the file.
-``attributes`` is a JSON object or ``colour=red|size=M``. ``event_id`` and ``review_id`` are the shop's own: a row
-whose id is known already is passed over, an item is replaced.
+Times are ISO 8601 (UTC unless they say otherwise; ``20260131`` too) or seconds, milliseconds or microseconds since
+1970, from 1990 on. Prices are in cents. ``images`` is a JSON list or ``a.jpg|b.jpg``: URLs, absolute paths, or paths
+below the folder of the file. ``attributes`` is a JSON object or ``colour=red|size=M``. ``event_id`` and ``review_id``
+are the shop's own: a row whose id is known already is passed over, an item is replaced whole (``created_at`` stays
+where none is given).
 """
 
 from pathlib import Path
