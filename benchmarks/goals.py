@@ -25,15 +25,16 @@ class Goal:
     beside: str = ""
 
     def reached(self, results: Sequence[Table]) -> float | None:
-        """The number, None where no table of ``results`` tells it."""
+        """The number, None where no table of ``results`` tells it: nothing is a multiple of 0."""
         found = []
         for result in results:
             if f"{result['dataset']}: {result['protocol']}".startswith(self.tables):
                 rows = {row["method"]: row for row in result["rows"]}
                 peers = [row for row in result["rows"] if row.get("best_peer")]
-                other = peers[0] if self.beside == BEST_PEER and peers else rows.get(self.beside)
-                if "ours" in rows and (other is not None or not self.beside):
-                    found.append(rows["ours"][self.column] / (other[self.column] if other is not None else 1.0))
+                other = peers[0] if self.beside == BEST_PEER and peers else rows.get(self.beside, {})
+                ours, beside = rows.get("ours", {}).get(self.column), other.get(self.column) if self.beside else 1.0
+                if ours is not None and beside:
+                    found.append(ours / beside)
         return sum(found) / len(found) if found else None
 
 

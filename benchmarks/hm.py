@@ -11,6 +11,7 @@ from pathlib import Path
 from benchmarks.hm_basket import basket
 from benchmarks.hm_cold import cold
 from benchmarks.hm_next_day import next_day
+from recsys.errors import SchemaError
 
 
 def main() -> None:
@@ -22,7 +23,10 @@ def main() -> None:
     parser.add_argument("--stages", action="store_true", help="also nights that lack a part, each a night of its own")
     args = parser.parse_args()
     task = {"basket": basket, "cold": cold, "next_day": next_day}[args.task]
-    task(args.data, args.seed, args.json, args.stages)
+    try:
+        task(args.data, args.seed, args.json, args.stages)
+    except SchemaError as error:
+        raise SystemExit(str(error)) from error
 
 
 if __name__ == "__main__":

@@ -1,4 +1,4 @@
-"""H&M, basket completion: of each customer one random purchase is hidden, and found among all 3,186 articles."""
+"""H&M, basket completion: of each customer one random purchase is hidden, and found among all articles of the core."""
 
 from pathlib import Path
 
@@ -7,8 +7,8 @@ import numpy as np
 from benchmarks import peers
 from benchmarks.hm_sets import MEASURES, K, Sets, Split, best_rows, encode, ours, read_core, split_of
 from benchmarks.peers_cornac import vbpr
-from benchmarks.protocol import Truth, measure, measure_all, score, show
-from benchmarks.stages import STAGES
+from benchmarks.protocol import Truth, left_out, measure, measure_all, score, show
+from benchmarks.stages import STAGES, called
 from benchmarks.workspace import Workspace, open_workspace
 from recsys.histories import Int32
 
@@ -29,9 +29,9 @@ def basket(data: Path, seed: int, json: Path | None, stages: bool) -> None:
     print(f"{len(sets):,} pairs, {len(sets.user_ids):,} customers, {len(sets.item_ids):,} articles")
     answers = [measure(label, peer_basket, method, data, seed) for method, label in PEERS.items()]
     for without in ("", *(STAGES if stages else ())):
-        answers += measure_all(ours_basket, data, seed, without)
+        answers += measure_all(called(without), ours_basket, data, seed, without)
     rows = score(answers, Truth(split.offsets, split.rows), MEASURES, "ndcg@10")
-    show("H&M", f"basket completion, seed {seed}", rows, json)
+    show("H&M", f"basket completion, seed {seed}", rows, json, left_out(answers))
 
 
 def read_basket(shop: Workspace, seed: int) -> tuple[Sets, Split]:

@@ -7,8 +7,8 @@ import polars as pl
 
 from benchmarks.hm_sets import MEASURES, Sets, Split, best_rows, encode, ours, read_core, split_of
 from benchmarks.peers_cornac import vbpr
-from benchmarks.protocol import Truth, measure, measure_all, score, show
-from benchmarks.stages import STAGES
+from benchmarks.protocol import Truth, left_out, measure, measure_all, score, show
+from benchmarks.stages import STAGES, called
 from benchmarks.workspace import Workspace, open_workspace
 from recsys.histories import Int32
 
@@ -24,9 +24,9 @@ def cold(data: Path, seed: int, json: Path | None, stages: bool) -> None:
     )
     answers = [measure(method, peer_cold, method, data, seed) for method in PEERS]
     for without in ("", *(STAGES if stages else ())):
-        answers += measure_all(ours_cold, data, seed, without)
+        answers += measure_all(called(without), ours_cold, data, seed, without)
     rows = score(answers, Truth(split.offsets, split.rows), MEASURES, "ndcg@10")
-    show("H&M", f"cold articles, seed {seed}", rows, json)
+    show("H&M", f"cold articles, seed {seed}", rows, json, left_out(answers))
 
 
 def read_cold(shop: Workspace, seed: int) -> tuple[Sets, Split]:
@@ -34,7 +34,7 @@ def read_cold(shop: Workspace, seed: int) -> tuple[Sets, Split]:
     rng = np.random.default_rng(seed)
     n_items = len(sets.item_ids)
     shown = np.zeros(n_items, bool)
-    shown[rng.choice(n_items, round(SHARE * n_items), replace=False)] = True
+    shown[rng.choice(n_items, max(1, round(SHARE * n_items)), replace=False)] = True
     return sets, split_of(sets, ~shown[sets.rows], shown, rng)
 
 

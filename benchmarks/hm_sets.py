@@ -15,7 +15,7 @@ import polars as pl
 from scipy import sparse
 
 from benchmarks.protocol import OURS
-from benchmarks.stages import leave_out
+from benchmarks.stages import called, leave_out
 from benchmarks.workspace import Workspace
 from recsys.histories import Int32, Int64
 from recsys.request import Interaction, Request
@@ -66,14 +66,19 @@ class Sets:
 
 
 def read_core(shop: Workspace) -> Sets:
-    """The iterated 5-core of distinct purchases of articles with an image."""
+    """The iterated 5-core of distinct purchases of articles with an image.
+
+    Raises:
+        SystemExit: nothing of it is left.
+    """
     pictured = shop.items.filter(pl.col("images").list.len() > 0).select("item_id")
-    pairs = (
+    pictured_pairs = (
         shop.events.filter(pl.col("event_type") == "purchase")
         .select("user_id", "item_id")
         .join(pictured, on="item_id", how="semi")
         .unique()
     )
+    pairs = pictured_pairs
     while True:
         kept = pairs
         for column in ("item_id", "user_id"):
@@ -81,6 +86,12 @@ def read_core(shop: Workspace) -> Sets:
         if len(kept) == len(pairs):
             break
         pairs = kept
+    if pairs.is_empty():
+        raise SystemExit(
+            f"{shop.paths.images}: expected articles with an image that {CORE} customers bought who bought {CORE} such "
+            f"articles; {len(pictured):,} of {len(shop.items):,} articles have an image, and of "
+            f"{len(pictured_pairs):,} pairs of a customer and one of these, 0 survive the {CORE}-core"
+        )
     pairs = pairs.sort("user_id", "item_id")
     codes = pairs.select(pl.all().rank("dense").cast(pl.Int32) - 1)
     ids = [pairs[column].unique().sort().to_list() for column in ("item_id", "user_id")]
@@ -139,7 +150,7 @@ def ours(shop: Workspace, sets: Sets, split: Split, seed: int, without: str = ""
         return rows
 
     if without:
-        return {f"{OURS}: {without}": answer(release)}
+        return {called(without): answer(release)}
     return {OURS: answer(release), f"{OURS}: retrieval only": answer(replace(release, ranker=None))}
 
 
@@ -211,5 +222,11 @@ def _requests(sets: Sets, split: Split) -> list[Request]:
 
 
 def best_rows(scores: np.ndarray) -> Int32:
-    """The K best columns of each row of ``scores`` [q, n]; ties go to the lower one."""
-    return np.argsort(-scores, axis=1, kind="stable")[:, :K].astype(np.int32)
+    """The K best columns of each row of ``scores`` [q, n], int32 [q, K]; ties go to the lower one.
+
+    -1 in a place for which there is none: a score of -inf is that of an article that may not be shown.
+    """
+    best = np.argsort(-scores, axis=1, kind="stable")[:, :K]
+    out = np.full((len(scores), K), -1, np.int32)
+    out[:, : best.shape[1]] = np.where(np.take_along_axis(scores, best, axis=1) > -np.inf, best, -1)
+    return out

@@ -4,6 +4,7 @@ Those of ``implicit`` are the library's own; EASE is its closed form. None is tu
 defaults or their papers', and are named.
 """
 
+import os
 from collections.abc import Callable
 
 import numpy as np
@@ -28,7 +29,7 @@ def implicit_model(
         threads: of the library.
         repeats: whether an item already taken may be recommended.
     Returns:
-        rows int32 [len(asked), k].
+        rows int32 [len(asked), k], -1 in an empty place.
     """
     from implicit.als import AlternatingLeastSquares
     from implicit.bpr import BayesianPersonalizedRanking
@@ -42,12 +43,16 @@ def implicit_model(
             "bm25": lambda: BM25Recommender(K=100, num_threads=threads),
         }[name]()
         model.fit(taken.astype(np.float32), show_progress=False)
+        some = min(k, taken.shape[1])  # asked for more than there are, it fills up with item 0
         rows, scores = model.recommend(
-            asked, taken[asked].astype(np.float32), N=k, filter_already_liked_items=not repeats
+            asked, taken[asked].astype(np.float32), N=some, filter_already_liked_items=not repeats
         )
     # implicit fills a short list with items of score 0 (or, filtered, of the lowest float): those are no
     # recommendations.
-    return np.where((rows >= 0) & (scores > (0 if name in ("cosine", "bm25") else -1e30)), rows, -1).astype(np.int32)
+    out = np.full((len(asked), k), -1, np.int32)
+    good = (rows >= 0) & (scores > (0 if name in ("cosine", "bm25") else -1e30))
+    out[:, : rows.shape[1]] = np.where(good, rows, -1)
+    return out
 
 
 def ease(taken: sparse.csr_matrix, asked: np.ndarray, k: int, penalty: float, min_buyers: int, repeats: bool) -> Int32:
@@ -62,10 +67,19 @@ def ease(taken: sparse.csr_matrix, asked: np.ndarray, k: int, penalty: float, mi
         repeats: whether an item already taken may be recommended.
     Returns:
         rows int32 [len(asked), k], -1 where fewer items score above zero.
+
+    Raises:
+        MemoryError: the inverse and what it is made of do not fit the machine.
     """
+    out = np.full((len(asked), k), -1, np.int32)
     binary = taken.copy()
     binary.data = np.ones_like(binary.data, dtype=np.float32)
     columns = np.flatnonzero(np.asarray(binary.sum(axis=0)).ravel() >= min_buyers)
+    if len(columns) == 0:
+        return out
+    needed, there = 4 * 4 * len(columns) ** 2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    if needed > there:  # refused here: who runs out of memory is killed, and may take the others along
+        raise MemoryError(f"{len(columns):,} items need {needed / 2**30:.0f} GiB, the machine has {there / 2**30:.0f}")
     small = binary[:, columns].tocsr()
     gram = (small.T @ small).toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += penalty
@@ -74,7 +88,6 @@ def ease(taken: sparse.csr_matrix, asked: np.ndarray, k: int, penalty: float, mi
     inverse = np.triu(inverse) + np.triu(inverse, 1).T
     weights = -inverse / np.diag(inverse)
     np.fill_diagonal(weights, 0)
-    out = np.full((len(asked), k), -1, np.int32)
     for start in range(0, len(asked), 1024):
         mine = small[asked[start : start + 1024]]
         scores = mine @ weights

@@ -5,8 +5,10 @@ import multiprocessing
 import shlex
 import sys
 import time
+import traceback
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,14 @@ class Answers:
 
 
 @dataclass(frozen=True)
+class LeftOut:
+    """A method that failed: its row is missing, those of the others stand."""
+
+    method: str
+    reason: str
+
+
+@dataclass(frozen=True)
 class Truth:
     """What the test users then took.
 
@@ -62,19 +72,31 @@ def popularity_segments(buyers: Int64) -> metrics.Segments:
     return metrics.Segments("earlier buyers of the item", labels, codes)
 
 
-def measure(method: str, answer: Callable[..., Int32], *arguments: Any) -> Answers:
+def measure(method: str, answer: Callable[..., Int32], *arguments: Any) -> Answers | LeftOut:
     """Run ``answer(*arguments)`` in a fresh process, so that its time and memory are its own."""
-    (answers,) = measure_all(_as_one, method, answer, arguments)
+    (answers,) = measure_all(method, _as_one, method, answer, arguments)
     return answers
 
 
-def measure_all(answer: Callable[..., dict[str, Int32]], *arguments: Any) -> list[Answers]:
-    """The same for methods that share their training: method → rows; the whole cost stands beside each."""
+def measure_all(
+    method: str, answer: Callable[..., dict[str, Int32]], *arguments: Any
+) -> Sequence[Answers] | Sequence[LeftOut]:
+    """The same for methods that share their training: method → rows; the whole cost stands beside each.
+
+    ``method`` is what is left out where they fail.
+    """
     context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(1, mp_context=context) as pool:
-        rows, seconds, peak = pool.submit(_timed, answer, *arguments).result()
+    try:
+        with ProcessPoolExecutor(1, mp_context=context) as pool:
+            rows, seconds, peak = pool.submit(_timed, answer, *arguments).result()
+    except Exception as error:  # whatever it was, the other methods' hours are not lost with it
+        traceback.print_exception(error)
+        killed = isinstance(error, BrokenProcessPool)
+        reason = "its process was killed, perhaps for want of memory" if killed else f"{type(error).__name__}: {error}"
+        print(f"  {method}: left out: {reason}", flush=True)
+        return [LeftOut(method, reason)]
     print(f"  {', '.join(rows)}: {seconds:.1f} s", flush=True)
-    return [Answers(method, each, seconds, peak) for method, each in rows.items()]
+    return [Answers(name, each, seconds, peak) for name, each in rows.items()]
 
 
 def _as_one(method: str, answer: Callable[..., Int32], arguments: tuple[Any, ...]) -> dict[str, Int32]:
@@ -88,35 +110,38 @@ def _timed(answer: Callable[..., dict[str, Int32]], *arguments: Any) -> tuple[di
 
 
 def score(
-    answers: Sequence[Answers], truth: Truth, measures: Mapping[str, tuple[str, int]], main: str
+    answers: Sequence[Answers | LeftOut], truth: Truth, measures: Mapping[str, tuple[str, int]], main: str
 ) -> list[dict[str, Any]]:
-    """One row for each method, with the interval of its difference to the best peer of this very run.
+    """One row for each method, with the interval of its difference to the best peer of this very run, if it has any.
 
     Args:
-        answers: ours and the peers'.
+        answers: ours and the peers'; what was left out gets no row.
         truth: of the test users.
         measures: column → (metric of recsys.evaluation.metrics, k), such as "map@12" → ("average_precision_at_k", 12).
         main: the column by which the best peer is chosen and intervals are given.
     """
+    answered = [each for each in answers if isinstance(each, Answers)]
     per_user = {
         each.method: {
             column: getattr(metrics, name)(each.rows, truth.offsets, truth.rows, k)
             for column, (name, k) in measures.items()
         }
-        for each in answers
+        for each in answered
     }
-    peers = [each.method for each in answers if not each.method.startswith(OURS)]
-    best = max(peers, key=lambda method: per_user[method][main].mean())
+    peers = [each.method for each in answered if not each.method.startswith(OURS)]
+    best = max(peers, key=lambda method: per_user[method][main].mean(), default=None)
     rows = []
-    for each in answers:
+    for each in answered:
         mine = per_user[each.method]
         row: dict[str, Any] = {"method": each.method}
         row |= {column: round(float(values.mean()), 5) for column, values in mine.items()}
         for segment, mask in truth.segments.items():
-            row[f"{main} {segment}"] = round(float(mine[main][mask].mean()), 5)
-        difference = compare(per_user[best][main], mine[main])
+            if mask.any():  # a mean over nobody is no number
+                row[f"{main} {segment}"] = round(float(mine[main][mask].mean()), 5)
         row |= {"seconds": round(each.seconds, 1), "peak_mib": round(each.peak_mib)}
-        row["ci_vs_best_peer"] = [round(difference.low, 5), round(difference.high, 5)]
+        if best is not None:
+            difference = compare(per_user[best][main], mine[main])
+            row["ci_vs_best_peer"] = [round(difference.low, 5), round(difference.high, 5)]
         row["best_peer"] = each.method == best
         row["by"] = {
             segments.name: metrics.mean_by_segment(mine[main].astype(np.float32), segments)
@@ -131,29 +156,59 @@ def score(
     return rows
 
 
-def show(dataset: str, protocol: str, rows: Sequence[Mapping[str, Any]], path: Path | None) -> None:
-    """Print the table, and write it as JSON where a path is given."""
+def left_out(answers: Sequence[Answers | LeftOut]) -> dict[str, str]:
+    """Method → why it failed."""
+    return {each.method: each.reason for each in answers if isinstance(each, LeftOut)}
+
+
+def show(
+    dataset: str, protocol: str, rows: Sequence[Mapping[str, Any]], path: Path | None, missing: Mapping[str, str]
+) -> None:
+    """Print the table, and write it as JSON where a path is given.
+
+    Args:
+        dataset, protocol: its name.
+        rows: of score().
+        path: of the JSON.
+        missing: of left_out().
+
+    Raises:
+        SystemExit: ours is among what was left out; the table has been printed and written by then.
+    """
+    print(f"\n{dataset}, {protocol}")
+    if rows:
+        _print_table(rows)
+    for method, reason in missing.items():
+        print(f"left out: {method}: {reason}")
+    if path is not None:
+        whole = {"dataset": dataset, "protocol": protocol, "command": _command(), "rows": list(rows)}
+        write_json(path, whole | ({"left_out": dict(missing)} if missing else {}))
+        print(f"written to {path}")
+    if OURS in missing:
+        raise SystemExit(f"{OURS}: expected an answer, came {missing[OURS]}")
+
+
+def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
     columns = [column for column in rows[0] if column not in ("best_peer", "by", "recall_by_candidates")]
     cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
-    print(f"\n{dataset}, {protocol}")
     for line in cells:
         print(
             "  ".join(
                 text.ljust(width) if i == 0 else text.rjust(width) for i, (text, width) in enumerate(zip(line, widths))
             )
         )
-    if path is not None:
-        whole = {"dataset": dataset, "protocol": protocol, "command": _command(), "rows": list(rows)}
-        write_json(path, whole)
-        print(f"written to {path}")
 
 
 def _command() -> str:
-    """What was typed, files without their folders: those are of this machine only."""
+    """What was typed; absolute paths without their folders, which are of this machine only."""
     program, *rest = sys.argv
-    words = [Path(word).name if "/" in word else word for word in rest]
-    return f"python -m {Path(program).parent.name}.{Path(program).stem} {shlex.join(words)}"
+    return f"python -m {Path(program).parent.name}.{Path(program).stem} {shlex.join(map(_portable, rest))}"
+
+
+def _portable(word: str) -> str:
+    flag, equals, path = word.rpartition("=")
+    return f"{flag}{equals}{Path(path).name}" if path.startswith("/") else word
 
 
 def write_json(path: Path, value: Any) -> None:

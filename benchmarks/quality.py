@@ -2,7 +2,8 @@
 
 DIR holds what the commands of the tables wrote with ``--json DIR/<name>.json``, under any names. The page's own stand
 beside its pictures, so that one table can be measured again and the page stays whole. It is made of nothing else: what
-was reached of the goals (see goals.py), and for each file a table, the best peer in it marked, with plots.
+was reached of the goals (see goals.py), and for each file a table, the best peer in it marked, with plots. Conclusions,
+written by hand, stand at the end where there is a ``conclusions.md`` in DIR.
 """
 
 import argparse
@@ -22,12 +23,15 @@ OURS_COLOUR, PEER_COLOUR = "#1f6f8b", "#b8b8b8"
 
 HEAD = """# How good the recommendations are
 
-Everything on this page was written by the commands that stand beside the tables, and can be written again:
+The tables of this page, their plots and the words below them were written by these commands, and can be written again:
 
 ```bash
 {commands}
 python -m benchmarks.quality
 ```
+
+Files that are named without a folder lay in one of the machine's own. Put yours before the name: of data for instance
+`../shared/data/amazon_sequences/` and `../shared/data/`, of `--json` the `docs/quality/` that the last command reads.
 
 `ours` is the shipped night (`recsys retrain pipelines/nightly.toml`) with its shipped configuration, asked through
 `recommend()`; nothing was set by hand, and what it tunes, it tunes on an inner split of train. `ours: retrieval only`
@@ -36,16 +40,11 @@ today, on the same data in the same run; the best of them is marked ◂. The int
 95%, of the difference to that peer. Seconds and memory are of the whole, training, tuning and answering, on two cores.
 """
 
-FOOT = """## What helps, and what does not
+FOOT = """## What we read in it
 
-- **Sequences** gain most from the ranker; beside the best peer, rarely bought items gain most of all.
-- **Baskets** gain little from it: the linear model with content has most of what there is, which is why tuning may put
-  one source in the lead. What a ranker can see beside it is said by that model already.
-- **The next day** is repeats for the most part. Of newcomers nothing is known: they get what sells now, and how fast
-  the past fades in that makes less difference than one day to the next does.
-- **Cold articles** are found by the night far better than by likeness of pictures or of words alone. Inside the night
-  words matter much more than pictures: without pictures it loses little (see the rows `ours: without …`).
-"""
+No command wrote this part: it was written by hand, and measuring again does not change it.
+
+{conclusions}"""
 
 
 def main() -> None:
@@ -64,7 +63,9 @@ def main() -> None:
     parts = [HEAD.format(commands=commands), *against_goals(list(results.values()))]
     for name, result in results.items():
         parts.append("\n".join(section(name, result, pictures)))
-    parts.append(FOOT)
+    conclusions = args.results / "conclusions.md"
+    if conclusions.exists():
+        parts.append(FOOT.format(conclusions=conclusions.read_text(encoding="utf-8")))
     args.page.write_text("\n".join(parts).rstrip() + "\n")
     print(f"written to {args.page}")
 
@@ -72,8 +73,12 @@ def main() -> None:
 def section(name: str, result: Mapping[str, Any], pictures: Path) -> Iterator[str]:
     """One table, what it says in words, and its plots."""
     rows: list[dict[str, Any]] = result["rows"]
-    main_column = next(column for column in rows[0] if column != "method")
     yield f"## {result['dataset']}: {result['protocol']}\n"
+    for method, reason in result.get("left_out", {}).items():
+        yield f"Left out: {method} ({reason}).\n"
+    if not rows:
+        return
+    main_column = next(column for column in rows[0] if column != "method")
     yield from table(rows)
     yield ""
     yield in_words(rows, main_column) + "\n"
@@ -101,19 +106,27 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def in_words(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     """Ours against the best peer and against its own first stage, and what each part brings."""
     by_method = {row["method"]: row for row in rows}
-    ours, peer = by_method["ours"], next(row for row in rows if row["best_peer"])
-    said = [
-        f"`ours` is at {ours[column]:.4f} {column}, {ours[column] / peer[column]:.2f} × the best peer of the run "
-        f"({peer['method']}, {peer[column]:.4f}); the interval of the difference is {_cell(ours['ci_vs_best_peer'])}."
-    ]
-    first = by_method.get("ours: retrieval only")
+    ours, first = by_method.get("ours"), by_method.get("ours: retrieval only")
+    peer = next((row for row in rows if row["best_peer"]), None)
+    if ours is None:
+        return "`ours` gave no answer."
+    said = [f"`ours` is at {ours[column]:.4f} {column}"]
+    if peer is not None:
+        times = f"{ours[column] / peer[column]:.2f} ×" if peer[column] else "beside"
+        said[0] += f", {times} the best peer of the run ({peer['method']}, {peer[column]:.4f})"
+        said[0] += f"; the interval of the difference is {_cell(ours['ci_vs_best_peer'])}"
+    said[0] += "."
     if first is not None:
-        said.append(f"The ranker changes its own candidates' order by {ours[column] / first[column] - 1:+.1%}.")
+        said.append(f"The ranker changes its own candidates' order by {_change(first[column], ours[column])}.")
     for row in rows:
         if row["method"].startswith("ours: without"):
             part = row["method"].removeprefix("ours: without ")
-            said.append(f"Without {part}: {row[column] / ours[column] - 1:+.1%}.")
+            said.append(f"Without {part}: {_change(ours[column], row[column])}.")
     return " ".join(said)
+
+
+def _change(before: float, after: float) -> str:
+    return f"{after / before - 1:+.1%}" if before else f"{after:+.4f} from 0"
 
 
 def draw_stages(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
@@ -129,7 +142,7 @@ def draw_stages(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
 def draw_breakdowns(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
     """Ours and the best peer by segments of users: where the gain lies."""
     shown = [row for row in rows if row["method"] == "ours" or row["best_peer"]]
-    names = list(shown[0].get("by") or {})
+    names = list(shown[0].get("by") or {}) if shown else []
     if not names:
         return None
     figure, all_axes = plt.subplots(1, len(names), figsize=(4.5 * len(names), 3), squeeze=False)

@@ -3,11 +3,18 @@
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from benchmarks.protocol import OURS
+
 if TYPE_CHECKING:  # they bring torch, which no peer should pay for
     from pipelines.encode import EncodedShop
     from pipelines.night_config import NightConfig
 
 STAGES = ("without image", "without text", "without behaviour", "without tower", "without tuning")
+
+
+def called(without: str) -> str:
+    """The row of the night that lacks a part: one of STAGES, or "" for all of it."""
+    return f"{OURS}: {without}" if without else OURS
 
 
 def leave_out(without: str, config: "NightConfig", encoded: "EncodedShop") -> "tuple[NightConfig, EncodedShop]":

@@ -1,6 +1,8 @@
 """A shop's data through the shipped importer, and the shipped night up to a moment: what "ours" means in every
 table."""
 
+import hashlib
+import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -10,13 +12,14 @@ from typing import TYPE_CHECKING
 import polars as pl
 
 from benchmarks.protocol import DEPTHS, OURS
-from benchmarks.stages import leave_out
+from benchmarks.stages import called, leave_out
 from pipelines.config import Paths
 from pipelines.judge import recommended_rows
 from recsys.artifacts import Release
 from recsys.data.database import open_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.importers import import_shop
+from recsys.data.importers.files import has_suffix
 from recsys.data.load import load_items, load_reviews
 from recsys.data.split import Split, temporal_split
 from recsys.histories import Int32, read_interactions
@@ -32,11 +35,19 @@ HOME = Path("var/bench")
 
 @dataclass(frozen=True)
 class Workspace:
-    """An imported shop: its frames, and where its things stand."""
+    """An imported shop: its frames, and where its things stand.
+
+    Attributes:
+        items, reviews: as they were imported.
+        events: those of items that are in ``items``, in order of time.
+        unknown_events: how many were left out because their item is not.
+        paths: of the night.
+    """
 
     items: pl.DataFrame
     reviews: pl.DataFrame
     events: pl.DataFrame
+    unknown_events: int
     paths: Paths
 
     @property
@@ -47,8 +58,8 @@ class Workspace:
 
 
 def open_workspace(form: str, data: Path) -> Workspace:
-    """Import ``data`` below var/bench, unless it is there already, and read it back."""
-    home = HOME / form / data.resolve().name
+    """Import ``data`` below var/bench, unless just this is there already, and read it back."""
+    home = HOME / form / f"{data.resolve().name}-{_state_of(data.resolve())}"
     paths = Paths(
         database=f"sqlite:///{home / 'shop.db'}",
         events=str(home / "events"),
@@ -63,7 +74,23 @@ def open_workspace(form: str, data: Path) -> Workspace:
     append_to_log(engine, paths.events)
     items, reviews = load_items(engine), load_reviews(engine)
     engine.dispose()
-    return Workspace(items, reviews, scan_events(paths.events).collect(), paths)
+    logged = scan_events(paths.events).collect()
+    events = logged.filter(pl.col("item_id").is_in(items["item_id"].to_list()))
+    return Workspace(items, reviews, events, len(logged) - len(events), paths)
+
+
+def _state_of(data: Path) -> str:
+    """Twelve digits that change with where ``data`` lies, with its tables, and with which pictures there are.
+
+    Of the pictures only the folders are asked: a picture that comes or goes changes its folder's time.
+    """
+    tables = [path for path in data.glob("*") if has_suffix(path)]
+    folders = [Path(folder) for folder, _, _ in os.walk(data / "images")]
+    parts = [str(data)]
+    for path in sorted([*tables, *folders]):
+        stat = path.stat()
+        parts.append(f"{path.relative_to(data)} {stat.st_size} {stat.st_mtime_ns}")
+    return hashlib.sha256("\n".join(parts).encode(errors="surrogateescape")).hexdigest()[:12]
 
 
 def ours(
@@ -108,7 +135,7 @@ def answers_of(
 ) -> dict[str, Int32]:
     """What ``release`` recommends; of a whole night, also what it would in the order of retrieval."""
     if without:
-        return {f"{OURS}: {without}": recommended_rows(release, requests, k, threads)}
+        return {called(without): recommended_rows(release, requests, k, threads)}
     return {
         OURS: recommended_rows(release, requests, k, threads),
         f"{OURS}: retrieval only": recommended_rows(

@@ -12,7 +12,8 @@ import threading
 from collections.abc import Sequence
 from datetime import UTC, datetime
 
-from sqlalchemy import Engine, insert, select
+from sqlalchemy import Engine, insert, select, update
+from sqlalchemy.orm import Session
 
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.tables import ApiKey
@@ -20,6 +21,8 @@ from recsys.errors import ConfigError
 from service.settings import add_config_argument, read_settings
 
 SCOPES = ("read", "write", "admin")  # storefront; events and catalogue; everything
+PREFIX = "rk_"  # of every key
+ID_DIGITS = 12  # a key is called by so many of its hash's first digits
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -58,7 +61,7 @@ def create_api_key(engine: Engine, name: str, scopes: Sequence[str]) -> str:
     unknown = sorted(set(scopes) - set(SCOPES))
     if unknown or not scopes:
         raise ConfigError(f"scopes: expected some of {list(SCOPES)}, came {unknown or 'none'}")
-    key = "rk_" + secrets.token_urlsafe(32)
+    key = PREFIX + secrets.token_urlsafe(32)
     with engine.begin() as connection:
         connection.execute(
             insert(ApiKey).values(
@@ -66,6 +69,44 @@ def create_api_key(engine: Engine, name: str, scopes: Sequence[str]) -> str:
             )
         )
     return key
+
+
+def list_api_keys(engine: Engine) -> list[ApiKey]:
+    """Every key, revoked ones too, the oldest first. The rows are detached: read them freely."""
+    with Session(engine) as session:
+        keys = list(session.scalars(select(ApiKey).order_by(ApiKey.created_at, ApiKey.key_hash)))
+        session.expunge_all()
+        return keys
+
+
+def revoke_api_key(engine: Engine, given: str) -> ApiKey:
+    """Let a key open nothing from now on; one that was revoked before keeps that time.
+
+    Args:
+        engine: the shop's database.
+        given: its id, or the key itself.
+    Returns:
+        The row, detached.
+
+    Raises:
+        ConfigError: there is no such key; the message names those that there are.
+    """
+    keys = list_api_keys(engine)
+    key = next((key for key in keys if given == id_of(key) or hash_of(given) == key.key_hash), None)
+    if key is None:
+        known = "one of " + ", ".join(id_of(key) for key in keys) if keys else "of which there is none yet"
+        came = "a key that is not known here" if given.startswith(PREFIX) else repr(given)  # no key goes into a log
+        raise ConfigError(f"expected the id of a key, {known}, came {came}")
+    if key.revoked_at is None:
+        key.revoked_at = datetime.now(UTC)
+        with engine.begin() as connection:
+            connection.execute(update(ApiKey).where(ApiKey.key_hash == key.key_hash).values(revoked_at=key.revoked_at))
+    return key
+
+
+def id_of(key: ApiKey) -> str:
+    """What people call a key by: how its hash begins."""
+    return key.key_hash[:ID_DIGITS]
 
 
 def hash_of(key: str) -> str:

@@ -11,7 +11,8 @@ from benchmarks import quality
 from benchmarks.goals import against_goals
 from benchmarks.peers_cornac import vbpr
 from benchmarks.protocol import Answers, Truth, popularity_segments, score, show
-from benchmarks.sequences import MEASURES, Files, peer, read_sequences, shuffle_ends, truth_of
+from benchmarks.sequence_files import Files, read_sequences, shuffle_ends
+from benchmarks.sequences import MEASURES, peer, truth_of
 from recsys.evaluation import metrics
 from recsys.evaluation.metrics import history_segments
 
@@ -98,7 +99,7 @@ def test_the_page_says_what_was_measured(tmp_path, monkeypatch, capsys):
     truth, answers = planted()
     results = tmp_path / "results"
     monkeypatch.setattr("sys.argv", ["/home/ann/benchmarks/sequences.py", "--sequences", "/home/ann/shop.txt"])
-    show("Some shop", "next item", score(answers, truth, MEASURES, "ndcg@10"), results / "shop.json")
+    show("Some shop", "next item", score(answers, truth, MEASURES, "ndcg@10"), results / "shop.json", {})
     assert set(json.loads((results / "shop.json").read_text())) == {"dataset", "protocol", "command", "rows"}
     page = tmp_path / "quality.md"
     monkeypatch.setattr("sys.argv", ["quality", "--results", str(results), "--page", str(page)])

@@ -1,21 +1,20 @@
 """API keys: who needs one, what it opens, and how it is kept."""
 
 from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
 from fastapi.testclient import TestClient
 from service_shop import items, serve, settings_for
-from sqlalchemy import Engine, select, update
+from sqlalchemy import Engine, select
 
 from pipelines.cli import main
 from recsys.data.store import put_items
 from recsys.data.tables import ApiKey
 from recsys.errors import ConfigError
 from service.deps import Service
-from service.keys import KeyRing, create_api_key, hash_of
+from service.keys import KeyRing, create_api_key, hash_of, id_of, list_api_keys, revoke_api_key
 from service.settings import Settings
 
 RECOMMEND = ("POST", "/v1/recommendations", {})
@@ -74,10 +73,11 @@ def test_a_revoked_key_opens_nothing_more(running: tuple[TestClient, Service], e
     key = create_api_key(engine, "storefront", ["read"])
     service.keys.refresh()
     assert status(client, RECOMMEND, key) == 200
-    with engine.begin() as connection:
-        connection.execute(update(ApiKey).values(revoked_at=datetime.now(UTC)))
+    other = create_api_key(engine, "storefront", ["read"])
+    first = revoke_api_key(engine, key)
+    assert revoke_api_key(engine, id_of(first)).revoked_at == first.revoked_at  # once revoked, that is the time
     service.keys.refresh()
-    assert status(client, RECOMMEND, key) == 401
+    assert (status(client, RECOMMEND, key), status(client, RECOMMEND, other)) == (401, 200)
 
 
 def test_only_the_hash_is_kept(engine: Engine) -> None:
@@ -99,6 +99,41 @@ def test_the_command_makes_a_key_that_opens(sqlite_engine: Engine, tmp_path: Pat
     ring.refresh()
     assert ring.scopes_of(key) == {"read"}
     assert ring.scopes_of(key + "x") is None
+
+
+def test_the_commands_list_and_revoke(sqlite_engine: Engine, tmp_path: Path, capsys: Any) -> None:
+    config = tmp_path / "nightly.toml"
+    config.write_text(f'[paths]\ndatabase = "{sqlite_engine.url}"\n')
+    assert main(["keys", "--config", str(config)]) == 0
+    assert "recsys create-key makes one" in capsys.readouterr().out
+    made = [create_api_key(sqlite_engine, "shop", ["read", "write"]), create_api_key(sqlite_engine, "feed", ["admin"])]
+    shop, feed = (hash_of(key)[:12] for key in made)
+    assert main(["revoke-key", shop, "--config", str(config)]) == 0
+    assert capsys.readouterr().out.startswith(f"{shop} (shop) is revoked since 20")
+    assert main(["keys", "--config", str(config)]) == 0
+    said = capsys.readouterr().out
+    header, first, second = said.splitlines()
+    assert first.split()[:4] == [shop, "shop", "read", "write"]
+    assert second.split()[:3] == [feed, "feed", "admin"]
+    made_at, revoked_at = header.index("made"), header.index("revoked")
+    assert first[made_at : made_at + 2] == second[made_at : made_at + 2] == first[revoked_at : revoked_at + 2] == "20"
+    assert second[revoked_at:] == ""
+    assert not any(key in said for key in made)
+    assert KeyRing(sqlite_engine).scopes_of(made[0]) is None
+
+
+def test_a_key_that_there_is_not_cannot_be_revoked(sqlite_engine: Engine, tmp_path: Path, capsys: Any) -> None:
+    config = tmp_path / "nightly.toml"
+    config.write_text(f'[paths]\ndatabase = "{sqlite_engine.url}"\n')
+    assert main(["revoke-key", "0123456789ab", "--config", str(config)]) == 2
+    assert "there is none yet, came '0123456789ab'" in capsys.readouterr().err
+    known = hash_of(create_api_key(sqlite_engine, "shop", ["read"]))
+    for wrong in ("", "rk_wrong", known[:11], known[:13]):
+        assert main(["revoke-key", wrong, "--config", str(config)]) == 2
+        said = capsys.readouterr().err
+        assert f"one of {known[:12]}, came" in said
+        assert "rk_wrong" not in said
+    assert list_api_keys(sqlite_engine)[0].revoked_at is None
 
 
 @pytest.mark.parametrize("scopes", [[], ["read", "delete"]])
