@@ -8,8 +8,9 @@ import polars as pl
 import pytest
 
 from pipelines.catalogue import MAX_ATTRIBUTES, SPACE_DIM, arrival_days, bought_together, build_catalogue
+from recsys.histories import read_interactions
 from recsys.schema import ITEMS, REVIEWS
-from tests.builders import purchases
+from tests.builders import events_frame, purchases
 
 NAN = float("nan")
 MOMENT = datetime(2026, 1, 1, 12, tzinfo=UTC)
@@ -119,6 +120,7 @@ def test_pairs_are_near_neighbours_of_one_shopper():
 
 
 def test_views_go_together_where_nothing_is_sold():
-    views = purchases([0, 0], [0, 1], [1, 1])
-    views = replace(views, event_types=np.ones(2, np.int8))
-    assert bought_together(views).tolist() == [[0, 1]]
+    seen = [("u1", "detail-page-view", "a", 1.0), ("u1", "detail-page-view", "b", 1.0)]
+    assert bought_together(read_interactions(events_frame(*seen), ["a", "b"])).tolist() == [[0, 1]]
+    with_a_sale = [*seen, ("u2", "purchase", "a", 1.0)]
+    assert bought_together(read_interactions(events_frame(*with_a_sale), ["a", "b"])).tolist() == []
