@@ -117,7 +117,6 @@ def fit_release(
     catalogue = shop.catalogue
     events = shop.interactions.select(shop.interactions.time_days < as_of_days)
     arrivals = arrival_days(catalogue, events, as_of_days)
-    written = catalogue.review_days < as_of_days
     retrieval = fit_retrieval(
         content or index_shop(shop, vectors, config),
         arrivals,
@@ -127,28 +126,6 @@ def fit_release(
         as_of_days,
         tables=config.tables,
         retrieval=config.retrieval,
-    )
-    tables = FeatureTables(
-        as_of_days=as_of_days,
-        items=fit_item_features(
-            events,
-            as_of_days,
-            price_cents=catalogue.price_cents,
-            category=catalogue.category,
-            review_rows=catalogue.review_rows[written],
-            review_ratings=catalogue.review_ratings[written],
-        ),
-        created_at_days=arrivals,
-        category=catalogue.category,
-        brand=catalogue.brand,
-        family=catalogue.family,
-        attributes=catalogue.attributes,
-        spaces={
-            "fused": vectors.fused,
-            "image": vectors.image,
-            "text": vectors.text,
-            "attributes": catalogue.attribute_space,
-        },
     )
     return Release(
         manifest=Manifest(
@@ -169,6 +146,35 @@ def fit_release(
         titles=catalogue.titles,
         in_stock=catalogue.in_stock,
         retrieval=retrieval,
-        tables=tables,
+        tables=_feature_tables(catalogue, vectors, events, arrivals, as_of_days),
         ranker=None,
+    )
+
+
+def _feature_tables(
+    catalogue: Catalogue, vectors: ItemVectors, events: Interactions, arrivals: Float64, as_of_days: float
+) -> FeatureTables:
+    """As of ``as_of_days``, which all ``events`` are before."""
+    written = catalogue.review_days < as_of_days
+    return FeatureTables(
+        as_of_days=as_of_days,
+        items=fit_item_features(
+            events,
+            as_of_days,
+            price_cents=catalogue.price_cents,
+            category=catalogue.category,
+            review_rows=catalogue.review_rows[written],
+            review_ratings=catalogue.review_ratings[written],
+        ),
+        created_at_days=arrivals,
+        category=catalogue.category,
+        brand=catalogue.brand,
+        family=catalogue.family,
+        attributes=catalogue.attributes,
+        spaces={
+            "fused": vectors.fused,
+            "image": vectors.image,
+            "text": vectors.text,
+            "attributes": catalogue.attribute_space,
+        },
     )

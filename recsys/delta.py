@@ -20,10 +20,12 @@ import numpy.typing as npt
 from recsys.artifacts import Release
 from recsys.histories import Float32, Int32
 from recsys.late_words import late_words
-from recsys.ranking.features import SPACES
+from recsys.ranking.features import SPACES, FeatureTables
 from recsys.retrieval.index import ItemIndex
 from recsys.retrieval.items import ItemTable
+from recsys.retrieval.retrieve import Retrieval
 from recsys.retrieval.users import taste_content
+from recsys.search_index import SearchIndex
 
 
 @dataclass(frozen=True)
@@ -178,19 +180,7 @@ def extend(release: Release, late: Sequence[LateItem]) -> Release:
     rows = np.array([row_of.get(item.item_id, release.rows.get(item.item_id, -1)) for item in late], np.int32)
     place = np.full(n_items + len(new), -1, np.int32)
     place[rows] = np.arange(len(late))
-
-    def stacked(base: Any, values: Any) -> Any:
-        return Stacked(base, place, np.array(values).reshape(len(late), *base.shape[1:]))
-
-    tables, retrieval, search = release.tables, release.retrieval, release.search
-    fused = stacked(retrieval.embeddings, [item.spaces["fused"] for item in late])
-    content = taste_content([np.stack([item.spaces[name] for item in late]) for name in SPACES])
-    # A changed item keeps the place that its shoppers gave it; a new one lies where its content puts it.
-    known = rows < n_items
-    taste_of_late = retrieval.tower.item_vectors(content)
-    taste_of_late[known] = retrieval.taste[rows[known]]
-    taste = stacked(retrieval.taste, taste_of_late)
-    created = stacked(tables.created_at_days, [item.created_at_days for item in late])
+    tables = _late_features(release.tables, place, late)
     extended = replace(
         release,
         item_ids=Joined(release.item_ids, {}, [item.item_id for item in new]),
@@ -199,50 +189,77 @@ def extend(release: Release, late: Sequence[LateItem]) -> Release:
             {int(row): item.title for row, item in zip(rows, late) if row < n_items},
             [item.title for item in new],
         ),
-        in_stock=np.asarray(stacked(release.in_stock, [item.in_stock for item in late])),
-        retrieval=replace(
-            retrieval,
-            index=_late_index(retrieval.index, rows, fused.late, n_items),
-            embeddings=fused,
-            taste=taste,
-            taste_index=_late_index(retrieval.taste_index, rows[~known], taste_of_late[~known], n_items),
-            tables={
-                name: _late_content(table, rows, place, late) if name == "content" else _late_table(table, place, late)
-                for name, table in retrieval.tables.items()
-            },
-            trending=stacked(retrieval.trending, retrieval.trending[np.minimum(rows, n_items - 1)] * (rows < n_items)),
-            newest=_with_arrivals(retrieval.newest, created, n_items),
-        ),
-        tables=replace(
-            tables,
-            items=stacked(tables.items, [item.features for item in late]),
-            created_at_days=created,
-            category=stacked(tables.category, [item.codes["category"] for item in late]),
-            brand=stacked(tables.brand, [item.codes["brand"] for item in late]),
-            family=stacked(tables.family, [item.codes["family"] for item in late]),
-            attributes=stacked(tables.attributes, [item.attributes for item in late]),
-            spaces={
-                name: fused if name == "fused" else stacked(tables.spaces[name], [item.spaces[name] for item in late])
-                for name in SPACES
-            },
-        ),
-        search=search
-        and replace(
-            search,
-            words=late_words(search.words, place, rows, [item.said for item in late]),
-            reviews=late_words(search.reviews, place, rows, [item.reviewed for item in late]),
-            parts={
-                name: stacked(part, [item.parts.get(name, np.zeros(part.shape[1])) for item in late])
-                for name, part in search.parts.items()
-            },
-            hubs={name: stacked(hub, [item.hubs.get(name, 0.0) for item in late]) for name, hub in search.hubs.items()},
-        ),
+        in_stock=np.asarray(_stacked(release.in_stock, place, [item.in_stock for item in late])),
+        retrieval=_late_retrieval(release.retrieval, tables, rows, place, late),
+        tables=tables,
+        search=release.search and _late_search(release.search, rows, place, late),
     )
     # What the cached property would compute, without copying a million ids.
     vars(extended)["rows"] = ChainMap(
         row_of, dict(release.rows) if not isinstance(release.rows, dict) else release.rows
     )
     return extended
+
+
+def _stacked(base: Any, place: Int32, values: Sequence[Any] | npt.NDArray[Any]) -> Any:
+    """``base`` with the late items' ``values``, one each; typed as the array that it reads like."""
+    return Stacked(base, place, np.array(values).reshape(len(values), *base.shape[1:]))
+
+
+def _late_features(tables: FeatureTables, place: Int32, late: Sequence[LateItem]) -> FeatureTables:
+    def of_codes(name: str) -> Any:
+        return _stacked(getattr(tables, name), place, [item.codes[name] for item in late])
+
+    return replace(
+        tables,
+        items=_stacked(tables.items, place, [item.features for item in late]),
+        created_at_days=_stacked(tables.created_at_days, place, [item.created_at_days for item in late]),
+        category=of_codes("category"),
+        brand=of_codes("brand"),
+        family=of_codes("family"),
+        attributes=_stacked(tables.attributes, place, [item.attributes for item in late]),
+        spaces={name: _stacked(tables.spaces[name], place, [item.spaces[name] for item in late]) for name in SPACES},
+    )
+
+
+def _late_retrieval(
+    retrieval: Retrieval, tables: FeatureTables, rows: Int32, place: Int32, late: Sequence[LateItem]
+) -> Retrieval:
+    """``tables`` are the extended ones."""
+    n_items, known = len(retrieval.trending), rows < len(retrieval.trending)
+    fused = _stacked(retrieval.embeddings, place, [item.spaces["fused"] for item in late])
+    content = taste_content([np.stack([item.spaces[name] for item in late]) for name in SPACES])
+    # A changed item keeps the place that its shoppers gave it; a new one lies where its content puts it.
+    taste = retrieval.tower.item_vectors(content)
+    taste[known] = retrieval.taste[rows[known]]
+    return replace(
+        retrieval,
+        index=_late_index(retrieval.index, rows, fused.late, n_items),
+        embeddings=fused,
+        taste=_stacked(retrieval.taste, place, taste),
+        taste_index=_late_index(retrieval.taste_index, rows[~known], taste[~known], n_items),
+        tables={
+            name: _late_content(table, rows, place, late) if name == "content" else _late_table(table, place, late)
+            for name, table in retrieval.tables.items()
+        },
+        trending=_stacked(retrieval.trending, place, retrieval.trending[np.minimum(rows, n_items - 1)] * known),
+        newest=_with_arrivals(retrieval.newest, tables.created_at_days, n_items),
+    )
+
+
+def _late_search(search: SearchIndex, rows: Int32, place: Int32, late: Sequence[LateItem]) -> SearchIndex:
+    return replace(
+        search,
+        words=late_words(search.words, place, rows, [item.said for item in late]),
+        reviews=late_words(search.reviews, place, rows, [item.reviewed for item in late]),
+        parts={
+            name: _stacked(part, place, [item.parts.get(name, np.zeros(part.shape[1])) for item in late])
+            for name, part in search.parts.items()
+        },
+        hubs={
+            name: _stacked(hub, place, [item.hubs.get(name, 0.0) for item in late]) for name, hub in search.hubs.items()
+        },
+    )
 
 
 def _late_index(index: ItemIndex | None, rows: Int32, vectors: Float32, n_items: int) -> ItemIndex | None:
@@ -304,8 +321,11 @@ def _stacked_table(table: ItemTable, place: Int32, neighbours: Int32, weights: F
     )
 
 
-def _with_arrivals(newest: Int32, created: Stacked, n_items: int) -> Int32:
-    """``newest`` with the new rows of known arrival where they belong; a changed item's place is that of the night."""
+def _with_arrivals(newest: Int32, created: Any, n_items: int) -> Int32:
+    """``newest`` with the new rows of known arrival where they belong; a changed item's place is that of the night.
+
+    ``created`` is the extended array, see Stacked.
+    """
     new = np.arange(n_items, len(created), dtype=np.int32)
     days = created[new] if len(new) else np.zeros(0)
     new, days = new[~np.isnan(days)], days[~np.isnan(days)]
