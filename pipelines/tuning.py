@@ -10,7 +10,7 @@ what a shopper had is a candidate, and how many candidates go on.
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -55,14 +55,15 @@ class TuningConfig:
 
     Attributes:
         enabled: False keeps every number as it is configured.
-        max_requests: of shoppers with a history in the label window, drawn evenly.
+        max_requests: of shoppers with a history in the label window, drawn evenly; how the tables are counted is asked
+            of everybody instead, up to ``examples.max_requests``.
         seconds: of processor time for trials, after which no further one begins; what was not reached stays. Meant as
             a bound, not as a pace, and so wide: reaching it is noted in the manifest, and two nights on the same input
             may differ.
     """
 
     enabled: bool = True
-    max_requests: int = 1_000
+    max_requests: int = 3_000
     seconds: float = 300.0
 
     def __post_init__(self) -> None:
@@ -259,15 +260,15 @@ def tune_tables(
     and size.
 
     Args:
-        tuner: with the inner split.
+        tuner: what judges and keeps the time.
         content: the sources that do not depend on the moment.
         retrieval: as fitted with ``config`` at the start of the window.
         events: what it was fitted on.
         config: to start from.
         now: the start of the window, days since 1970.
-        everybody: who came in the window, newcomers too, whom what sells now is for; more of them, as it costs little.
+        everybody: who came in the window, newcomers too, whom what sells now is for. Far more of them: to count a table
+            costs much and to ask it little, and what one is worth is too small a difference for a few to show.
     """
-    inner = tuner.inner
     n_items = len(content.item_ids)
 
     def by_trend(half_life: float) -> Float64:
@@ -284,23 +285,25 @@ def tune_tables(
 
     def by_shrinkage(shrinkage: float) -> Float64:
         table = copurchase_of(events, n_items, replace(config, shrinkage=shrinkage))
-        return table_ndcg(inner, table, decay["copurchase"])
+        return table_ndcg(everybody, table, decay["copurchase"])
 
     shrinkage = tuner.choose("tables.shrinkage", config.shrinkage, SHRINKAGES, by_shrinkage)
     config = replace(config, shrinkage=shrinkage)
 
+    @cache  # what the penalty was chosen with is where the size starts from
     def by_linear(**numbers: float) -> Float64:
-        return table_ndcg(inner, linear_of(events, content, replace(config, **numbers)), decay["linear"])
+        return table_ndcg(everybody, linear_of(events, content, replace(config, **numbers)), decay["linear"])
 
     # The dear ones, inverses, last, and the dearest of them at the end; a shop that is solved whole already has nothing
     # to gain from it.
     sizes = (SOLVED_TOGETHER,) if n_items > config.linear_items else ()
-    for key, values in (("linear_penalty", PENALTIES), ("linear_items", sizes)):
+    dear = (("linear_penalty", PENALTIES), ("linear_items", sizes))
+    for key, values in dear:
         chosen = tuner.choose(
             f"tables.{key}",
             getattr(config, key),
             values,
-            lambda value, key=key: by_linear(**{key: value}),
+            lambda value, key=key: by_linear(**{name: getattr(config, name) for name, _ in dear} | {key: value}),
             reserve=RESERVE,
         )
         config = replace(config, **{key: chosen})
