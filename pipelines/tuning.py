@@ -299,11 +299,12 @@ def tune_tables(
     sizes = (SOLVED_TOGETHER,) if n_items > config.linear_items else ()
     dear = (("linear_penalty", PENALTIES), ("linear_items", sizes))
     for key, values in dear:
+        numbers = {name: getattr(config, name) for name, _ in dear}
         chosen = tuner.choose(
             f"tables.{key}",
-            getattr(config, key),
+            numbers[key],
             values,
-            lambda value, key=key: by_linear(**{name: getattr(config, name) for name, _ in dear} | {key: value}),
+            lambda value, key=key, numbers=numbers: by_linear(**numbers | {key: value}),
             reserve=RESERVE,
         )
         config = replace(config, **{key: chosen})
