@@ -10,7 +10,7 @@ what a shopper had is a candidate, and how many candidates go on.
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cache, cached_property
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -36,7 +36,7 @@ K = 12  # places that count
 DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 HALF_LIVES_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-SOLVED_TOGETHER = 8_000  # items of the linear model where that pays: a matrix of 256 MiB
+SOLVED_TOGETHER = 16_000  # items of the linear model where that pays: a matrix of 1 GiB
 PENALTIES = (150.0, 500.0)  # each costs an inverse
 RESERVE = 0.5  # of the time, which no inverse may take: what each source is worth matters more
 SHRINKAGES = (0.0, 4.0, 16.0, 64.0)
@@ -55,15 +55,14 @@ class TuningConfig:
 
     Attributes:
         enabled: False keeps every number as it is configured.
-        max_requests: of shoppers with a history in the label window, drawn evenly; how the tables are counted is asked
-            of everybody instead, up to ``examples.max_requests``.
+        max_requests: of shoppers with a history in the label window, drawn evenly.
         seconds: of processor time for trials, after which no further one begins; what was not reached stays. Meant as
             a bound, not as a pace, and so wide: reaching it is noted in the manifest, and two nights on the same input
             may differ.
     """
 
     enabled: bool = True
-    max_requests: int = 3_000
+    max_requests: int = 1_000
     seconds: float = 300.0
 
     def __post_init__(self) -> None:
@@ -260,15 +259,15 @@ def tune_tables(
     and size.
 
     Args:
-        tuner: what judges and keeps the time.
+        tuner: with the inner split.
         content: the sources that do not depend on the moment.
         retrieval: as fitted with ``config`` at the start of the window.
         events: what it was fitted on.
         config: to start from.
         now: the start of the window, days since 1970.
-        everybody: who came in the window, newcomers too, whom what sells now is for. Far more of them: to count a table
-            costs much and to ask it little, and what one is worth is too small a difference for a few to show.
+        everybody: who came in the window, newcomers too, whom what sells now is for; more of them, as it costs little.
     """
+    inner = tuner.inner
     n_items = len(content.item_ids)
 
     def by_trend(half_life: float) -> Float64:
@@ -285,26 +284,23 @@ def tune_tables(
 
     def by_shrinkage(shrinkage: float) -> Float64:
         table = copurchase_of(events, n_items, replace(config, shrinkage=shrinkage))
-        return table_ndcg(everybody, table, decay["copurchase"])
+        return table_ndcg(inner, table, decay["copurchase"])
 
     shrinkage = tuner.choose("tables.shrinkage", config.shrinkage, SHRINKAGES, by_shrinkage)
     config = replace(config, shrinkage=shrinkage)
 
-    @cache  # what the penalty was chosen with is where the size starts from
     def by_linear(**numbers: float) -> Float64:
-        return table_ndcg(everybody, linear_of(events, content, replace(config, **numbers)), decay["linear"])
+        return table_ndcg(inner, linear_of(events, content, replace(config, **numbers)), decay["linear"])
 
     # The dear ones, inverses, last, and the dearest of them at the end; a shop that is solved whole already has nothing
     # to gain from it.
     sizes = (SOLVED_TOGETHER,) if n_items > config.linear_items else ()
-    dear = (("linear_penalty", PENALTIES), ("linear_items", sizes))
-    for key, values in dear:
-        numbers = {name: getattr(config, name) for name, _ in dear}
+    for key, values in (("linear_penalty", PENALTIES), ("linear_items", sizes)):
         chosen = tuner.choose(
             f"tables.{key}",
-            numbers[key],
+            getattr(config, key),
             values,
-            lambda value, key=key, numbers=numbers: by_linear(**numbers | {key: value}),
+            lambda value, key=key: by_linear(**{key: value}),
             reserve=RESERVE,
         )
         config = replace(config, **{key: chosen})
