@@ -14,9 +14,7 @@ from recsys.recommend import find_candidates, recommend
 from recsys.request import Interaction, Request
 from recsys.retrieval.fit import TablesConfig, fit_retrieval, index_content, newest_rows, trending_scores
 from recsys.retrieval.index import IndexConfig, build_index
-from recsys.retrieval.items import ItemTable
-from recsys.retrieval.links import read_links
-from recsys.retrieval.places import best_of_new, rank_within
+from recsys.retrieval.places import best_of_new
 from recsys.retrieval.retrieve import (
     FEEDBACK,
     SOURCES,
@@ -131,11 +129,6 @@ def test_the_best_candidates_speak_for_others():
         expected[table.neighbours[row][linked]] += weight * table.weights[row][linked]
     assert candidates.feedback[:, FEEDBACK.index("transitions_from_best")] == pytest.approx(expected[candidates.rows])
     assert expected.any()
-
-
-def test_nobody_speaks_where_all_is_known_to_the_shopper():
-    best, weights = best_of_new(np.array([0.3, 0.2], np.float32), np.zeros(2, bool))
-    assert (len(best), len(weights)) == (0, 0)
 
 
 def test_what_sells_now_counts_each_buyer_once_as_of_their_newest_purchase():
@@ -288,37 +281,6 @@ def test_steps_count_distinct_times():
     )
     assert steps_from_newest(histories).tolist() == [2, 2, 1, 0, 0, 0]
     assert steps_from_newest(histories_of([], [])).tolist() == []
-
-
-def test_links_are_summed_over_a_history_table_by_table():
-    one = ItemTable(np.array([[1, 2], [2, -1], [-1, -1]], np.int32), np.array([[2, 1], [4, 0], [0, 0]], np.float32))
-    other = ItemTable(np.array([[2], [-1], [0]], np.int32), np.array([[8], [0], [3]], np.float32))
-    weights = np.array([[0.5, 1, 1, 0], [0, 1, 2, 0]], np.float32)
-    links = read_links([one, other], np.array([0, 1, 2, 0], np.int32))
-    assert links.rows.tolist() == [0, 1, 2]
-    assert links.summed(weights).tolist() == [[0, 1, 4.5], [6, 0, 0]]
-    assert links.strongest().tolist() == [[0, 2, 4], [3, 0, 8]]
-    assert links.at(np.array([1, 2, 7], np.int32), links.strongest()).tolist() == [[2, 4, 0], [0, 8, 0]]
-    nothing = read_links([one, other], np.zeros(0, np.int32))
-    assert nothing.summed(np.zeros((2, 0), np.float32)).shape == nothing.strongest().shape == (2, 0)
-    assert nothing.at(np.array([1], np.int32), nothing.strongest()).tolist() == [[0], [0]]
-
-
-def test_rank_within():
-    ranks = rank_within(np.array([0, 0, 1, 1, 1]), np.array([1.0, 2.0, np.nan, 3.0, 3.0]))
-    assert np.array_equal(ranks, [2, 1, np.nan, 1, 2], equal_nan=True)
-    assert len(rank_within(np.zeros(0, int), np.zeros(0))) == 0
-
-
-@given(st.lists(st.tuples(st.integers(0, 3), st.sampled_from([0.0, 1.0, 2.0, float("nan")])), max_size=20))
-def test_rank_within_agrees_with_sorting_each_group(pairs):
-    group, scores = np.array([g for g, _ in pairs], int), np.array([s for _, s in pairs], float)
-    ranks = rank_within(group, scores)
-    for g in set(group.tolist()):
-        mine = [n for n in np.flatnonzero(group == g) if not np.isnan(scores[n])]
-        expected = sorted(mine, key=lambda n: -scores[n])  # stable
-        assert [int(ranks[n]) for n in expected] == list(range(1, len(mine) + 1))
-    assert np.array_equal(np.isnan(ranks), np.isnan(scores))
 
 
 @pytest.fixture(scope="module", params=["flat", "ivf"])
