@@ -8,6 +8,7 @@ import numpy.typing as npt
 from recsys.histories import Float32, Int64
 
 RRF = 20  # of reciprocal rank fusion, 1 / (RRF + rank): the larger, the less the first places stand out
+BEST = 20  # candidates that stand in for answers
 
 
 def rank_within(group: npt.NDArray[np.integer[Any]], scores: npt.NDArray[Any]) -> Float32:
@@ -31,14 +32,14 @@ def ranks_among_new(costs: Float32, known: npt.NDArray[np.bool_]) -> Float32:
     return ranks
 
 
-def best_of_new(fused: Float32, fresh: npt.NDArray[np.bool_], most: int = 20) -> tuple[Int64, Float32]:
+def best_of_new(fused: Float32, fresh: npt.NDArray[np.bool_]) -> tuple[Int64, Float32]:
     """The first places of the fused order among the ``fresh`` [c], and what each counts: 1 / (RRF + those before it),
     scaled to sum 1.
 
     They stand in for answers that nobody has given yet: pseudo-relevance feedback (Rocchio 1971).
     """
     order = np.argsort(-fused, kind="stable")
-    best = order[fresh[order]][:most]
+    best = order[fresh[order]][:BEST]
     weights: Float32 = np.float32(1) / np.arange(RRF, RRF + len(best), dtype=np.float32)
     weights /= max(float(weights.sum()), 1e-9)
     return best, weights
