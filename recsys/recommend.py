@@ -18,7 +18,8 @@ from recsys.ranking import rules
 from recsys.ranking.features import compute_features, refuse_leakage
 from recsys.reasons import explain, why_filled
 from recsys.request import Reason, Request, Slate, SlateItem
-from recsys.retrieval.retrieve import N_PERSONAL, Candidates, retrieve
+from recsys.retrieval.places import RRF
+from recsys.retrieval.retrieve import N_PERSONAL, SOURCES, Candidates, retrieve
 
 # Requests computed together: enough to share numpy's overhead, few enough to stay in cache.
 BATCH = 256
@@ -100,12 +101,14 @@ def _scores(release: Release, histories: Histories, candidates: Candidates, feat
     """What orders the candidates, float32 [c]: the ranker, and retrieval where it is absent or no past is known.
 
     Without a past every feature is the item's own. A ranker could only learn from them which best sellers of one day
-    went on selling: accidents. What sells now is the better order (see docs/quality.md).
+    went on selling: accidents. What sells now is the better order (see docs/quality.md), and the newest come after it,
+    whatever the two sources count for those who have a past.
     """
-    scores = candidates.fused
     known = histories.known[candidates.request_of]
+    sells, is_new = (candidates.ranks[:, SOURCES.index(source)] for source in ("trending", "new"))
+    popular = np.nan_to_num(1 / (RRF + sells)) + 0.001 * np.nan_to_num(1 / (RRF + is_new))
+    scores: Float32 = np.where(known, candidates.fused, popular).astype(np.float32)
     if release.ranker is not None and features is not None and known.any():
-        scores = scores.copy()
         scores[known] = release.ranker.score(features[known])
     return scores
 

@@ -278,3 +278,12 @@ print(slate.fallback, len(slate.items), sorted(heavy))
 """
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "full 12 []"
+
+
+def test_who_has_no_past_gets_what_sells_whatever_the_sources_count_for_others(release):
+    counts = release.retrieval.config.fusion_weight | {"trending": 0.025, "new": 4.0}
+    config = replace(release.retrieval.config, fusion_weight=counts)
+    made = replace(release, ranker=None, retrieval=replace(release.retrieval, config=config))
+    (slate,) = recommend(made, [Request(requested_at=CUTOFF, limit=5)], available=np.ones(len(made.item_ids), bool))
+    sells = [made.item_ids[row] for row in made.retrieval.trending_rows[:5]]
+    assert [item.item_id for item in slate.items] == sells
