@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from recsys.alignment import users
-from recsys.alignment.users import UserTowerConfig, _hold_out, _Items, _pad, _quality, _Tower, train_user_tower
+from recsys.alignment.tower import TasteItems, TowerNetwork, pad_histories
+from recsys.alignment.users import UserTowerConfig, _hold_out, _quality, train_user_tower
 from recsys.errors import ConfigError, ReleaseError, SchemaError
 from recsys.retrieval.users import MAX_HISTORY, load_user_tower
 from recsys.schema import EVENT_TYPES
@@ -40,7 +41,7 @@ def make_histories(lengths, n_items, seed=0):
 def make_tower(dim, interests, seed=0):
     """A tower whose every weight matters."""
     torch.manual_seed(seed)
-    tower = _Tower(dim, UserTowerConfig(interests=interests))
+    tower = TowerNetwork(dim, interests, hidden=256, temperature=0.07)
     with torch.no_grad():
         for parameter in tower.parameters():
             parameter.add_(0.2 * torch.randn_like(parameter))
@@ -63,7 +64,9 @@ def test_numpy_says_what_torch_says(dim, interests):
     some = np.flatnonzero(LENGTHS)
     with torch.no_grad():
         catalogue = torch.from_numpy(items)
-        expected = _pad(*histories).cut(torch.from_numpy(some)).vectors(tower, lambda rows: catalogue[rows]).numpy()
+        expected = (
+            pad_histories(*histories).cut(torch.from_numpy(some)).vectors(tower, lambda rows: catalogue[rows]).numpy()
+        )
     np.testing.assert_allclose(vectors[some], expected, atol=1e-5)
     np.testing.assert_allclose(np.linalg.norm(vectors[some], axis=2), 1, atol=1e-5)
     assert not vectors[LENGTHS == 0].any()
@@ -177,7 +180,7 @@ def taste_tower():
 def test_a_planted_taste_is_learned_where_the_mean_fails(taste_tower):
     items, *histories, targets = make_planted_taste(1000, seed=1)
     torch.manual_seed(0)
-    mean = exported(_Tower(items.shape[1], TASTE_CONFIG))
+    mean = exported(TowerNetwork(items.shape[1], TASTE_CONFIG.interests, TASTE_CONFIG.hidden, TASTE_CONFIG.temperature))
     taste = taste_tower
     learned = recall_at_10(taste.tower.user_vectors(taste.items, *histories), taste.items, targets)
     plain = recall_at_10(mean.user_vectors(items, *histories), items, targets)
@@ -201,7 +204,7 @@ def test_items_learn_a_place_that_their_content_does_not_tell():
 
 
 def test_a_best_epoch_is_kept_without_the_content_that_never_changes():
-    items = _Items(torch.ones(20, 6), dim=4)  # of a million items it is the most part
+    items = TasteItems(torch.ones(20, 6), dim=4)  # of a million items it is the most part
     assert set(items.state_dict()) == {"turn", "own.weight"}
 
 
@@ -210,10 +213,10 @@ def test_the_watched_quality_is_that_worked_by_hand_however_many_are_asked_at_on
     """Items on a circle; who took an item is asked for it again, for the next, and for the one after that."""
     monkeypatch.setattr(users, "AT_ONCE", floats)
     angles = torch.arange(7) * 0.3
-    items = _Items(torch.stack([angles.cos(), angles.sin()], dim=1), dim=2)
-    tower = _Tower(2, UserTowerConfig(interests=1, hidden=4))
+    items = TasteItems(torch.stack([angles.cos(), angles.sin()], dim=1), dim=2)
+    tower = TowerNetwork(2, interests=1, hidden=4, temperature=0.07)
     once = np.arange(4), np.zeros(3, np.int32), np.full(3, PURCHASE, np.int8), np.ones(3, np.float32)
-    quality = _quality(tower, items, _pad(*once), torch.tensor([0, 1, 2]), torch.arange(3))
+    quality = _quality(tower, items, pad_histories(*once), torch.tensor([0, 1, 2]), torch.arange(3))
     assert quality == pytest.approx((1 + 1 / 2 + 1 / 3) / 3)
 
 
