@@ -14,7 +14,7 @@ import numpy as np
 import polars as pl
 from numpy.typing import NDArray
 
-from pipelines.audit_findings import (
+from pipelines.audit_duplicates import (
     SAME_WORDS_TOO,
     Rows,
     groups_of,
@@ -23,7 +23,9 @@ from pipelines.audit_findings import (
     same_words,
     shared_words,
 )
+from pipelines.audit_findings import DISAGREE, FINDINGS, MISSING, SAME_PICTURE, SAME_WORDS, TWICE, Audit
 from pipelines.audit_fit import Disagreement, judge_fit, swapped_pairs
+from pipelines.audit_page import audit_page
 from pipelines.config import add_config_argument
 from pipelines.encode import encode_shop
 from pipelines.night_config import NightConfig, load_config
@@ -43,19 +45,6 @@ AXES = 64  # principal components that are kept of an encoder's vectors
 # most, and would fill the main axes: of twelve swapped products five were then found instead of eleven.
 MEANING = {"efficientnet-lite0:layers": 1280, "minilm-l6:layers": 384}
 
-TWICE, SAME_PICTURE, SAME_WORDS = "same picture and words", "same picture", "same words"
-DISAGREE, MISSING = "picture and words disagree", "missing"
-FINDINGS = pl.Schema(
-    {
-        "kind": pl.String(),  # one of the above
-        "item_id": pl.String(),
-        "other_id": pl.String(),  # the other of a pair; of a disagreement, the product it may be swapped with
-        "group": pl.Int64(),  # pairs of one kind that hang together
-        "score": pl.Float64(),  # difference of pictures, share of common words, or misfit
-        "note": pl.String(),
-    }
-)
-
 
 @dataclass(frozen=True)
 class Seen:
@@ -63,14 +52,6 @@ class Seen:
 
     pictures: Float32
     words: Float32
-
-
-@dataclass(frozen=True)
-class Audit:
-    """The result: what was found (FINDINGS, the surest first in each kind) and how the fit was judged."""
-
-    findings: pl.DataFrame
-    fit: Disagreement
 
 
 def look_at_items(items: pl.DataFrame, config: NightConfig, progress: bool = True) -> Seen:
@@ -265,8 +246,6 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         RecsysError: there is no such release, or the configuration is wrong.
     """
-    from pipelines.audit_page import audit_page
-
     config = load_config(args.config)
     audit, items = audit_shop(config, args.release, not args.quiet)
     args.out.mkdir(parents=True, exist_ok=True)

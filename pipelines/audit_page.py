@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 
-from pipelines.audit import DISAGREE, MISSING, SAME_PICTURE, SAME_WORDS, TWICE, Audit
+from pipelines.audit_findings import DISAGREE, MISSING, SAME_PICTURE, SAME_WORDS, TWICE, Audit
 from pipelines.sheets import ItemCards, item_cards
 from recsys.evaluation import plots
 from recsys.evaluation.page import Html, folded, page, plot, section, shelf, side_by_side, table, tiles

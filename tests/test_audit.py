@@ -10,8 +10,8 @@ import polars as pl
 import pytest
 from PIL import Image
 
-from pipelines.audit import DISAGREE, MISSING, SAME_PICTURE, SAME_WORDS, TWICE, Audit
-from pipelines.audit_findings import groups_of, likely_pairs, picture_difference, shared_words, thumbnail
+from pipelines.audit_duplicates import groups_of, likely_pairs, picture_difference, shared_words, thumbnail
+from pipelines.audit_findings import DISAGREE, MISSING, SAME_PICTURE, SAME_WORDS, TWICE, Audit
 from pipelines.audit_fit import FALSE_SHARE, judge_fit, swapped_pairs
 from pipelines.audit_page import audit_page
 from pipelines.cli import main
