@@ -117,7 +117,10 @@ def _late_item(
     created = days_since_epoch(min(item.created_at, now)) if item.created_at is not None else float("nan")
     fused = np.asarray(tables.spaces["fused"][row] if row is not None else np.zeros(release.manifest.dim), np.float32)
     made: dict[str, npt.NDArray[Any]] = {}
+    parts, hubs = _of_the_night(release, row)
     if embedded is not None:
+        parts = {name: part[number] for name, part in embedded.parts.items()}
+        hubs = {name: float(hub[number]) for name, hub in embedded.hubs.items()}
         fused = embedded.fused[number]
         made = {name: vectors[number] for name, vectors in embedded.spaces.items()}
         # Its modality is gone where the encoders were there and none was made.
@@ -140,12 +143,20 @@ def _late_item(
         codes=category,
         attributes=_attributes(release, row, item),
         spaces=spaces | {"fused": fused},
-        parts={} if embedded is None else {name: part[number] for name, part in embedded.parts.items()},
-        hubs={} if embedded is None else {name: float(hub[number]) for name, hub in embedded.hubs.items()},
+        parts=parts,
+        hubs=hubs,
         neighbours=_neighbours(release, row, fused),
         said=Counter(words_of(_said(item))),
         reviewed=Counter(words_of(reviewed_text((review.text, review.helpful_votes) for review in item.reviews))),
     )
+
+
+def _of_the_night(release: Release, row: int | None) -> tuple[dict[str, npt.NDArray[Any]], dict[str, float]]:
+    """Parts and hubs of an item that keeps its vectors: without its hubs it would be found before its like."""
+    if release.search is None or row is None:
+        return {}, {}
+    parts = {name: np.asarray(part[row]) for name, part in release.search.parts.items()}
+    return parts, {name: float(hub[row]) for name, hub in release.search.hubs.items()}
 
 
 def _said(item: CatalogueItem) -> str:

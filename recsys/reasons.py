@@ -10,7 +10,7 @@ from recsys.histories import Float32, Histories, Int32
 from recsys.ranking.features import FEATURES, SPACES
 from recsys.request import Reason
 from recsys.retrieval.places import RRF
-from recsys.retrieval.retrieve import SOURCES, TABLES, Candidates, steps_from_newest
+from recsys.retrieval.retrieve import SOURCES, TABLES, WITHOUT_PAST, Candidates, steps_from_newest
 from recsys.retrieval.users import taste_content
 from recsys.schema import EVENT_TYPES
 
@@ -59,8 +59,8 @@ def explain(
     start, stop = histories.offsets[request], histories.offsets[request + 1]
     past, types = histories.rows[start:stop], histories.event_types[start:stop]
     steps = steps_from_newest(histories)[start:stop]
-    ranker_saw = features if histories.known[request] else None
-    shares = _score_shares(release, candidates, ranker_saw, positions, past) if len(positions) else []
+    known = bool(histories.known[request])
+    shares = _score_shares(release, candidates, features, known, positions, past) if len(positions) else []
     return [
         (replace(_reason(release, candidates, position, past, types, steps), shares=mine),)
         for position, mine in zip(positions, shares)
@@ -82,6 +82,8 @@ def _reason(
         text = _PAST[EVENT_TYPES[types[own].max()]]  # a rating says more than a purchase, that more than a view
         return Reason(source="history", item_id=release.item_ids[row], text=text)
     ranks = candidates.ranks[position]
+    if np.isnan(ranks).all():  # no source speaks for it: it is a candidate because few may be shown
+        return why_filled(release, row)
     source = SOURCES[int(np.argmin(np.where(np.isnan(ranks), np.inf, ranks * _HANDICAP)))]
     if source in _IMPERSONAL or len(past) == 0:
         return Reason(source=source, text=_WORDS[source])
@@ -154,7 +156,12 @@ def why_alike(release: Release, item_id: str, other_id: str, weights: Mapping[st
 
 
 def _score_shares(
-    release: Release, candidates: Candidates, features: Float32 | None, positions: Sequence[int], past: Int32
+    release: Release,
+    candidates: Candidates,
+    features: Float32 | None,
+    known: bool,
+    positions: Sequence[int],
+    past: Int32,
 ) -> list[dict[str, float]]:
     """How much of each candidate's score is owed to image, text, reviews, attributes and behaviour.
 
@@ -166,10 +173,11 @@ def _score_shares(
     Source: Lundberg et al. 2020, Nature Machine Intelligence 2.
     """
     rows = candidates.rows[np.asarray(positions, int)]
-    if release.ranker is not None and features is not None:
+    if release.ranker is not None and features is not None and known:
         names, owed = FEATURES, release.ranker.contributions(features[positions])
     else:
-        weights = np.array([release.retrieval.config.fusion_weight[source] for source in SOURCES], np.float32)
+        weight_of = release.retrieval.config.fusion_weight if known else WITHOUT_PAST
+        weights = np.array([weight_of[source] for source in SOURCES], np.float32)
         names, owed = SOURCES, np.nan_to_num(weights / (RRF + candidates.ranks[positions]))
     groups = [_looks_at(name) for name in names]
     mean = np.asarray(release.tables.spaces["fused"][past], np.float32).mean(axis=0) if len(past) else None
@@ -203,7 +211,7 @@ _LOOKS_AT = (
     (("text_",), "text"),
     (("review",), "reviews"),
     (("fused_", "content"), "embedding"),
-    (("taste_",), "taste"),  # in part content, in part what shoppers made of it
+    (("taste",), "taste"),  # in part content, in part what shoppers made of it
     (("attribute", "shared_attributes", "same_", "price", "item_age", "new"), "attributes"),
 )
 

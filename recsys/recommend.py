@@ -18,8 +18,7 @@ from recsys.ranking import rules
 from recsys.ranking.features import compute_features, refuse_leakage
 from recsys.reasons import explain, why_filled
 from recsys.request import Reason, Request, Slate, SlateItem
-from recsys.retrieval.places import RRF
-from recsys.retrieval.retrieve import N_PERSONAL, SOURCES, Candidates, retrieve
+from recsys.retrieval.retrieve import N_PERSONAL, WITHOUT_PAST, Candidates, fuse, retrieve
 
 # Requests computed together: enough to share numpy's overhead, few enough to stay in cache.
 BATCH = 256
@@ -105,9 +104,7 @@ def _scores(release: Release, histories: Histories, candidates: Candidates, feat
     whatever the two sources count for those who have a past.
     """
     known = histories.known[candidates.request_of]
-    sells, is_new = (candidates.ranks[:, SOURCES.index(source)] for source in ("trending", "new"))
-    popular = np.nan_to_num(1 / (RRF + sells)) + 0.001 * np.nan_to_num(1 / (RRF + is_new))
-    scores: Float32 = np.where(known, candidates.fused, popular).astype(np.float32)
+    scores: Float32 = np.where(known, candidates.fused, fuse(candidates.ranks.T, WITHOUT_PAST))
     if release.ranker is not None and features is not None and known.any():
         scores[known] = release.ranker.score(features[known])
     return scores

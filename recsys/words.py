@@ -141,7 +141,7 @@ class WordIndex:
         Source: bm25s's method "lucene"; a test compares the two.
         """
         saturation = K1 * (1 - B + B * length / self.mean_length) if self.mean_length else K1
-        return idf(holders, self.n_items) * count / (count + saturation)
+        return idf(holders, max(self.n_items, holders)) * count / (count + saturation)
 
     def save(self, folder: Path) -> None:
         """Write into ``folder``; the same index gives the same bytes."""

@@ -178,17 +178,20 @@ class LiveRelease:
         return True
 
     def _fill(self, live: Live) -> list[str]:
-        """Put the whole catalogue on the shelf; returns the items that may be news to the release, newest first."""
+        """Put the whole catalogue on the shelf; returns the items that may be news to the release.
+
+        First those that it does not know, which would vanish, then those that changed, the newest of each first.
+        """
         seen = live.night.manifest.catalogue_seen
         known_until = seen - LOOK_BACK if seen is not None else datetime.max.replace(tzinfo=UTC)
-        news: list[tuple[datetime, str]] = []
+        news: list[tuple[bool, datetime, str]] = []
         for item_id, updated_at, facts in read_facts(self._engine):
             row = live.night.row_of(item_id)
             if row is not None:
                 live.shelf.put(row, facts)
             if facts.listed and (row is None or updated_at > known_until):
-                news.append((updated_at, item_id))
-        return [item_id for _, item_id in sorted(news, reverse=True)[: self._room]]
+                news.append((row is None, updated_at, item_id))
+        return [item_id for *_, item_id in sorted(news, reverse=True)[: self._room]]
 
     def _poll(self, live: Live) -> list[list[str]]:
         """What other workers and importers changed since the last look; returns what may be news, write by write."""

@@ -79,16 +79,21 @@ class Newcomers:
             SQLAlchemyError: the database does not answer.
         """
         now, live = self._settings.now(), self._live.current
-        late_already = live.late if live is not None and live.night is release else {}
+        is_live = live is not None and live.night is release
+        late_already = live.late if live is not None and is_live else {}
         news: list[CatalogueItem] = []
+        seen: dict[str, tuple[str, datetime, tuple[int, int]]] = {}
         for updated_at, item in load_catalogue_items(self._engine, item_ids, now):
             mark = (version, updated_at, content_keys(item.text, item.picture(self._images)))
-            if self._done.get(item.item_id) == mark:
+            # Of a release that is being loaded nothing was looked at: an earlier try to load it came to nothing.
+            if is_live and self._done.get(item.item_id) == mark:
                 continue
-            self._done[item.item_id] = mark
+            seen[item.item_id] = mark
             if is_news(release, item, self._images) or item.item_id in late_already:
                 news.append(item)
-        return make_late_items(release, news, self._images, max(now, release.manifest.data_cutoff))
+        made = make_late_items(release, news, self._images, max(now, release.manifest.data_cutoff))
+        self._done |= seen
+        return made
 
     def _run(self) -> None:
         while item_ids := self._take():

@@ -256,6 +256,10 @@ def test_broken_encoders_leave_items_that_words_find(night, caplog):
         def embed_items(self, contents):
             raise RuntimeError("no weights")
 
+    n_items = len(night.item_ids)
+    parts = {"text": np.ones((n_items, night.manifest.dim), np.float16)}
+    known = replace(night.search, hubs={"text": np.arange(n_items, dtype=np.float32)}, parts=parts)
+    night = replace(night, search=known)
     late = make_late_items(
         replace(night, embedder=Broken()), [item("late", "Quokka"), item("red-005", "Quokka too")], None, CUTOFF
     )
@@ -264,6 +268,9 @@ def test_broken_encoders_leave_items_that_words_find(night, caplog):
     assert not release.tables.spaces["fused"][release.row_of("late")].any()
     before = night.tables.spaces["fused"][night.row_of("red-005")]
     np.testing.assert_array_equal(release.tables.spaces["fused"][release.row_of("red-005")], before)
+    row = release.row_of("red-005")
+    assert release.search.hubs["text"][row] == row  # or it would be found before its like
+    assert release.search.parts["text"][row].all()
     found = search(release, Query("quokka"), embed=False)
     assert {item.item_id for item in found.items} == {"late", "red-005"}
 

@@ -112,6 +112,20 @@ def test_shares_are_of_the_fused_score_where_there_is_no_ranker(release):
     assert set(reason_of(replace(split, search=None), 3, SEEN, copurchase=1, content=5).shares) == {"behaviour"}
 
 
+def test_who_has_no_past_gets_shares_of_what_ordered_for_them(release):
+    weights = dict.fromkeys(SOURCES, 1.0) | {"trending": 0.0}
+    config = replace(release.retrieval.config, fusion_weight=weights)
+    tuned = replace(release, retrieval=replace(release.retrieval, config=config))
+    assert reason_of(tuned, 3, [], trending=1, new=1).shares["behaviour"] > 0.99
+    assert reason_of(tuned, 3, SEEN, trending=1, new=1).shares == {"attributes": 1.0}
+
+
+@pytest.mark.parametrize("history", [[], SEEN])
+def test_what_no_source_speaks_for_is_said_to_fill(release, history):
+    row = int(np.argmin(release.retrieval.trending))
+    assert reason_of(release, row, [event for event in history if event[0] != row]) == why_filled(release, row)
+
+
 def test_shares_are_of_the_rankers_own_score(release_with_ranker):
     release = release_with_ranker
     requests = mixed_requests(release.item_ids, 40, seed=2)
@@ -129,12 +143,12 @@ def test_shares_are_of_the_rankers_own_score(release_with_ranker):
 
 
 def test_every_feature_looks_at_something_that_a_person_knows():
-    groups = {name: _looks_at(name) for name in FEATURES}
+    groups = {name: _looks_at(name) for name in (*FEATURES, *SOURCES)}
     assert groups["image_nearest"] == "image"
     assert groups["text_last"] == "text"
     assert groups["review_mean"] == "reviews"
     assert groups["content_score"] == groups["content_newest"] == groups["fused_mean"] == "embedding"
-    assert groups["taste_rank"] == "taste"
+    assert groups["taste_rank"] == groups["taste"] == "taste"
     assert groups["price_cents"] == groups["same_brand_share"] == groups["attributes_last"] == "attributes"
     assert groups["rrf_share"] == groups["rrf_rank"] == groups["transitions_from_best"] == "behaviour"
     assert (groups["image_to_best"], groups["taste_to_best"]) == ("image", "taste")

@@ -310,6 +310,35 @@ def test_a_batch_that_fails_leaves_the_thread_at_work(
     assert client.get("/v1/items/new-1").json()["in_release"] is True
 
 
+def test_a_release_that_is_taken_at_the_second_try_has_the_late_items_too(
+    sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path, seed=0)
+    with serve(sqlite_engine) as (client, service):
+        client.put("/v1/items/new-1", json={"title": "New"})
+        service.newcomers.flush()
+        publish(sqlite_engine, tmp_path, seed=1)
+        with monkeypatch.context() as broken:
+            broken.setattr(service.live, "_warm_up", lambda live: 1 / 0)
+            assert service.live.take_published() is False
+        monkeypatch.setattr("service.live.RETRY_REFUSED_SECONDS", 0.0)
+        assert service.live.take_published() is True
+        assert "new-1" in ids(client.post("/v1/recommendations", json={"limit": 100}).json())
+
+
+def test_after_a_restart_what_merely_changed_takes_no_room_from_what_is_new(
+    sqlite_engine: Engine, tmp_path: Path
+) -> None:
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path, catalogue_seen=datetime(2026, 1, 1, tzinfo=UTC))
+    put_item(sqlite_engine, "new-1", {"title": "New"})
+    put_items(sqlite_engine, [{**item, "price_cents": 777} for item in items()[:3]])
+    with serve(sqlite_engine, settings_for(sqlite_engine, late_items=2)) as (client, service):
+        service.newcomers.flush()
+        assert client.get("/v1/items/new-1").json()["in_release"] is True
+
+
 def test_rolled_back_to_the_release_of_before_the_items_stay(sqlite_engine: Engine, tmp_path: Path) -> None:
     put_items(sqlite_engine, items())
     first = publish(sqlite_engine, tmp_path, seed=0)

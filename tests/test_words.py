@@ -108,3 +108,10 @@ def test_a_late_item_scores_as_if_the_night_had_known_it():
     assert scored(late, "dress").keys() == {1}
     assert scored(late, "zebra") == scored(base, "zebra")
     assert (late.holders("gown"), late.holders("zebra"), late.holders("never")) == (1, 1, 0)
+
+
+def test_a_word_that_more_late_items_say_than_the_night_had_items_still_speaks_for_them():
+    base, place = build_words(TEXTS[:1]), np.array([-1, 0, 1, 2], np.int32)
+    late = late_words(base, place, np.arange(1, 4, dtype=np.int32), [Counter(words_of("gown"))] * 3)
+    assert scored(late, "gown").keys() == {1, 2, 3}
+    assert min(scored(late, "gown").values()) > 0

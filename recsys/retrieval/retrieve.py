@@ -26,6 +26,8 @@ N_PERSONAL = SOURCES.index("trending")  # the sources before it know the shopper
 # What the best candidates say of each other: through the tables named, and in the taste space. See _feedback().
 FED_BACK = ("transitions", "copurchase")
 FEEDBACK = (*(f"{table}_from_best" for table in FED_BACK), "taste_to_best")
+# fuse()'s weights for who has no known past, whatever the sources count for others: what sells, the newest after it.
+WITHOUT_PAST = dict.fromkeys(SOURCES, 0.0) | {"trending": 1.0, "new": 0.001}
 
 
 @dataclass(frozen=True)
