@@ -105,7 +105,8 @@ def release_of(items, events, as_of, knows_colour=True):
     shop = Shop(catalogue, read_interactions(events, catalogue.item_ids), events)
     half = vectors.astype(np.float16)
     config = RecipeConfig(threads=1)
-    taste = Taste(untrained_tower(), vectors, np.zeros_like(vectors))
+    content = np.zeros((3 * DIM + catalogue.attribute_space.shape[1], DIM), np.float32)  # of SPACES beside each other
+    taste = Taste(replace(untrained_tower(), item_turn=content), vectors, np.zeros_like(vectors))
     release = fit_release(shop, ItemVectors(vectors, half, half, as_of), taste, as_of, config)
     return replace(release, manifest=replace(release.manifest, config={"retrieval": asdict(config.retrieval)}))
 
