@@ -30,7 +30,7 @@ from pipelines.config import add_config_argument
 from pipelines.encode import encode_shop
 from pipelines.night_config import NightConfig, load_config
 from recsys.artifacts import read_manifest
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from recsys.data.load import load_items
 from recsys.data.releases import find_release, live_release
 from recsys.encoders import ImageEncoderConfig, TextEncoderConfig
@@ -216,11 +216,9 @@ def audit_shop(config: NightConfig, release: str = "live", progress: bool = True
     Raises:
         ReleaseError: no such release. Where none is live yet, the encoders are those of the configuration.
     """
-    engine = open_database(config.paths.database)
-    upgrade_database(engine)
-    recorded = live_release(engine) if release == "live" else find_release(engine, release)
-    items = load_items(engine)
-    engine.dispose()
+    with current_database(config.paths.database) as engine:
+        recorded = live_release(engine) if release == "live" else find_release(engine, release)
+        items = load_items(engine)
     if recorded is not None:
         made_with = read_manifest(Path(recorded.path)).config
         config = replace(

@@ -6,6 +6,8 @@ Of a shop's configuration this knows ``[paths]``, which every command needs; the
 import argparse
 import dataclasses
 import difflib
+import json
+import re
 import tomllib
 import types
 import typing
@@ -46,6 +48,20 @@ def add_config_argument(parser: argparse.ArgumentParser) -> None:
 def load_paths(path: Path) -> Paths:
     """The [paths] table alone: for commands that need no model configuration (and so no torch)."""
     return typing.cast(Paths, _checked(Paths, read_toml(path).get("paths", {}), f"{path}: [paths]"))
+
+
+def with_paths(path: Path, paths: Paths) -> str:
+    """The text of a configuration for another shop: as it stands at ``path``, with these [paths].
+
+    Raises:
+        ConfigError: see read_toml().
+    """
+    read_toml(path)
+    values = dataclasses.asdict(paths).items()
+    table = "[paths]\n" + "".join(f"{name} = {json.dumps(value, ensure_ascii=False)}\n" for name, value in values)
+    up_to_the_next_table = re.compile(r"^\[paths\][^\n]*\n(?:(?!\[)[^\n]*\n?)*", re.MULTILINE)
+    others = up_to_the_next_table.sub("", path.read_text(encoding="utf-8"))
+    return f"{others.rstrip()}\n\n{table}".lstrip()
 
 
 def read_toml(path: Path) -> dict[str, Any]:

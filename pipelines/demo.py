@@ -16,14 +16,13 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Engine, func, select
 
-from pipelines.config import Paths, add_config_argument
+from pipelines.config import Paths, add_config_argument, with_paths
 from pipelines.contact_sheet import save_contact_sheet
 from pipelines.sheets import ItemCards, item_cards, make_sheet
 from pipelines.stages import Stages
@@ -66,6 +65,9 @@ def run(args: argparse.Namespace) -> int:
         releases=str(home / "releases"),
         images=str(source),
     )
+    config = home / "nightly.toml"  # what every other command then takes as --config
+    home.mkdir(parents=True, exist_ok=True)
+    config.write_text(with_paths(args.config, paths), encoding="utf-8")
     stages = Stages()
     if args.data == "shop" and not (source / "shop.json").exists():
         with stages.stage("make the demonstration shop"):
@@ -79,7 +81,7 @@ def run(args: argparse.Namespace) -> int:
         from pipelines.night_config import load_config  # loads torch, which importing does not need
         from pipelines.retrain import retrain
 
-        release = retrain(replace(load_config(args.config), paths=paths))
+        release = retrain(load_config(config))
     with stages.stage("serve and ask"):
         sheet = home / "recommendations.png"
         now = _next_midnight(release.manifest.data_cutoff)
@@ -89,11 +91,9 @@ def run(args: argparse.Namespace) -> int:
             sheets = [_ask(address, engine, user_id, cards, source, now) for user_id in shoppers]
         save_contact_sheet(sheets, sheet)
     report = Path(paths.releases) / release.manifest.version / "report.html"
+    command = Path(sys.executable).parent / "recsys"
     print(f"\nthe picture: {sheet}\nthe night's report: {report}")
-    print(
-        f"to serve it yourself: RECSYS_DATABASE={paths.database} RECSYS_IMAGES={paths.images} "
-        f"{Path(sys.executable).parent / 'recsys'} serve --as-of {now:%Y-%m-%dT%H:%M:%SZ}"
-    )
+    print(f"to serve it yourself: {command} serve --config {config} --as-of {now:%Y-%m-%dT%H:%M:%SZ}")
     print(f"{time.perf_counter() - started:.0f} s in all")
     return 0
 

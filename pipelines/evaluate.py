@@ -24,7 +24,7 @@ from pipelines.config import add_config_argument, load_paths
 from pipelines.releases import release_directory
 from pipelines.sheets import ItemCards, item_cards, make_sheet
 from recsys.artifacts import Release, load_release
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.load import load_items
 from recsys.errors import LeakageError, SchemaError, require_at_least
@@ -315,9 +315,9 @@ def run(args: Namespace) -> int:
     """
     paths = load_paths(args.config)
     release_a, release_b = (load_release(release_directory(name, paths)) for name in (args.a, args.b))
-    engine = open_database(paths.database)
-    upgrade_database(engine)
-    append_to_log(engine, paths.events)
+    with current_database(paths.database) as engine:
+        append_to_log(engine, paths.events)
+        items = load_items(engine)
     events = scan_events(paths.events)
     start = args.start or max(release_a.manifest.data_cutoff, release_b.manifest.data_cutoff)
     end = args.end or _after_last_event(events, paths.events)
@@ -326,7 +326,6 @@ def run(args: Namespace) -> int:
             f"{paths.events}: expected events after {start}, where the releases' own data ends, came none: wait for "
             "new ones, or name releases that were fitted up to an earlier day"
         )
-    items = load_items(engine)
     sells = len(events.filter(pl.col("event_type") == "purchase").head(1).collect()) > 0
     evaluation = evaluate(
         release_a,

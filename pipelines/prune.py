@@ -10,7 +10,7 @@ from datetime import UTC, datetime, timedelta
 from sqlalchemy import Engine, delete, select
 
 from pipelines.config import add_config_argument, load_paths
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from recsys.data.tables import Recommendation
 
 BATCH_ROWS = 5_000  # in one transaction: a service that writes meanwhile waits for one of these at most
@@ -27,11 +27,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Delete them and print how many; always 0. May be killed and run again."""
-    engine = open_database(load_paths(args.config).database)
-    upgrade_database(engine)
     before = datetime.now(UTC) - timedelta(days=args.older_than)
-    deleted = prune(engine, before)
-    engine.dispose()
+    with current_database(load_paths(args.config).database) as engine:
+        deleted = prune(engine, before)
     print(f"{deleted:,} recommendations from before {before:%Y-%m-%d %H:%M} UTC were deleted")
     return 0
 

@@ -4,7 +4,7 @@ import argparse
 
 from pipelines.config import add_config_argument, load_paths
 from recsys.artifacts import load_release
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from recsys.data.releases import find_release, publish_release
 
 
@@ -20,10 +20,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ReleaseError: no release of this version is recorded, or it cannot be loaded: a service would refuse it too.
     """
-    engine = open_database(load_paths(args.config).database)
-    upgrade_database(engine)
-    load_release(find_release(engine, args.version).path)
-    publish_release(engine, args.version)
-    engine.dispose()
+    with current_database(load_paths(args.config).database) as engine:
+        load_release(find_release(engine, args.version).path)
+        publish_release(engine, args.version)
     print(f"{args.version} is live; running services take it over within seconds")
     return 0

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import Paths, add_config_argument, load_paths
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from recsys.data.releases import list_releases, live_release
 from recsys.errors import ReleaseError
 from recsys.evaluation.wording import say_window
@@ -20,10 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a release, newest first; always 0."""
-    engine = open_database(load_paths(args.config).database)
-    upgrade_database(engine)
-    releases, live = list_releases(engine), live_release(engine)
-    engine.dispose()
+    with current_database(load_paths(args.config).database) as engine:
+        releases, live = list_releases(engine), live_release(engine)
     if not releases:
         print("no release is recorded yet: recsys retrain makes one")
         return 0

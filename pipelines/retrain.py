@@ -36,7 +36,7 @@ from pipelines.stages import Stages
 from pipelines.tuning import start_from
 from pipelines.workshop import Workshop
 from recsys.artifacts import Release, read_manifest, save_release
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from recsys.data.event_log import append_to_log, scan_events
 from recsys.data.load import load_items, load_reviews
 from recsys.data.releases import list_releases, live_release, publish_release, record_release
@@ -68,9 +68,7 @@ def retrain(
         ReleaseError: it was to be published, and is made and recorded only: see publish_unless_worse().
     """
     stages = Stages(progress)
-    engine = open_database(config.paths.database)
-    upgrade_database(engine)
-    with _only_one_night(Path(config.paths.releases)):
+    with current_database(config.paths.database) as engine, _only_one_night(Path(config.paths.releases)):
         run_id = start_run(engine, "retrain", config.for_manifest())
         try:
             saved, judgement = _night(engine, config, stages, until)
@@ -83,7 +81,6 @@ def retrain(
         finish_run(engine, run_id, [asdict(stage) for stage in stages.done], release=version)
         if publish:
             publish_unless_worse(engine, version, judgement.comparisons["popularity"], config.evaluation)
-    engine.dispose()
     return saved
 
 

@@ -12,7 +12,7 @@ import polars as pl
 from pipelines.config import add_config_argument, load_paths
 from pipelines.contact_sheet import save_contact_sheet
 from recsys.artifacts import Release, load_release
-from recsys.data.database import open_database
+from recsys.data.database import current_database
 from recsys.data.load import load_items, load_user_history
 from recsys.data.releases import live_release
 from recsys.errors import ReleaseError
@@ -93,22 +93,22 @@ def run(args: argparse.Namespace) -> int:
         RecsysError: there is no release to ask, or it has seen what comes after ``--as-of``.
     """
     paths = load_paths(args.config)
-    engine = open_database(paths.database)
     now = args.as_of.replace(tzinfo=args.as_of.tzinfo or UTC) if args.as_of else datetime.now(UTC)
-    live = live_release(engine)
-    if live is None:
-        raise ReleaseError("expected a published release: run recsys retrain first")
-    release = load_release(live.path)
-    requests = [
-        Request(
-            requested_at=now,
-            user_id=user_id,
-            history=load_user_history(engine, user_id=user_id, before=now),
-            limit=args.limit,
-            explain=True,
-        )
-        for user_id in args.user_ids
-    ]
-    draw_shoppers(release, requests, item_cards(load_items(engine)), Path(paths.images), args.out)
+    with current_database(paths.database) as engine:
+        live = live_release(engine)
+        if live is None:
+            raise ReleaseError("expected a published release: run recsys retrain first")
+        items = load_items(engine)
+        requests = [
+            Request(
+                requested_at=now,
+                user_id=user_id,
+                history=load_user_history(engine, user_id=user_id, before=now),
+                limit=args.limit,
+                explain=True,
+            )
+            for user_id in args.user_ids
+        ]
+    draw_shoppers(load_release(live.path), requests, item_cards(items), Path(paths.images), args.out)
     print(args.out)
     return 0

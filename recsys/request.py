@@ -12,7 +12,7 @@ LONGEST_HISTORY = 500
 RUNGS = (
     "full",  # candidates from the shopper's own history or the page's items, ordered by the ranker
     "without_ranker",  # the same candidates in the order of retrieval: the ranker is missing or failed
-    "item_to_item",  # only the item-to-item tables answered: the embedding index is missing or failed
+    "item_to_item",  # only the item-to-item tables answered: a release without a taste index, which no night saves
     "trending",  # nothing is known of the shopper or the page: what sells now
     "newest",  # nothing sells either: what came last
 )
@@ -61,7 +61,7 @@ class Reason:
     where there is nothing to share out.
     """
 
-    source: str  # the candidate source: one of recsys.retrieval.retrieve.SOURCES, or words
+    source: str  # one of recsys.retrieval.retrieve.SOURCES; in search, words or embedding
     item_id: str | None = None  # the past or page item that brought it
     shares: dict[str, float] = field(
         default_factory=dict

@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from service.keys import ID_DIGITS, id_of, list_api_keys
 from service.settings import add_config_argument, read_settings
 
@@ -15,10 +15,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Print one line a key, the oldest first; always 0."""
-    engine = open_database(read_settings(args).database)
-    upgrade_database(engine)
-    keys = list_api_keys(engine)
-    engine.dispose()
+    with current_database(read_settings(args).database) as engine:
+        keys = list_api_keys(engine)
     if not keys:
         sys.stdout.write("there is no key yet: recsys create-key makes one\n")
         return 0

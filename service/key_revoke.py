@@ -3,7 +3,7 @@
 import argparse
 import sys
 
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from service.keys import id_of, revoke_api_key
 from service.settings import add_config_argument, read_settings
 
@@ -20,10 +20,8 @@ def run(args: argparse.Namespace) -> int:
     Raises:
         ConfigError: there is no such key.
     """
-    engine = open_database(read_settings(args).database)
-    upgrade_database(engine)
-    key = revoke_api_key(engine, args.id)
-    engine.dispose()
+    with current_database(read_settings(args).database) as engine:
+        key = revoke_api_key(engine, args.id)
     since = f"{key.revoked_at:%Y-%m-%d %H:%M} UTC"
     sys.stdout.write(f"{id_of(key)} ({key.name}) is revoked since {since}; running services follow within seconds\n")
     return 0

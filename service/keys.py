@@ -15,7 +15,7 @@ from datetime import UTC, datetime
 from sqlalchemy import Engine, insert, select, update
 from sqlalchemy.orm import Session
 
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from recsys.data.tables import ApiKey
 from recsys.errors import ConfigError
 from service.settings import add_config_argument, read_settings
@@ -40,10 +40,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(args: argparse.Namespace) -> int:
     """Make a key and write it to standard output, once: it cannot be shown again."""
-    engine = open_database(read_settings(args).database)
-    upgrade_database(engine)
-    sys.stdout.write(create_api_key(engine, args.name, args.scope) + "\n")
-    engine.dispose()
+    with current_database(read_settings(args).database) as engine:
+        sys.stdout.write(create_api_key(engine, args.name, args.scope) + "\n")
     return 0
 
 

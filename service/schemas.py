@@ -138,7 +138,7 @@ class SearchRequest(Body):
 class ReasonOut(BaseModel):
     """Why an item is in the slate."""
 
-    source: str = Field(description="the candidate source that brought it")
+    source: str = Field(description="the candidate source that speaks most for it; in search, words or embedding")
     item_id: str | None = Field(description="the past item, or the page's or cart's, that brought it")
     shares: dict[str, float] = Field(
         description="how much of the item's score is owed to image, text, reviews, attributes, behaviour, or words"

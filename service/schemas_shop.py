@@ -162,7 +162,7 @@ class EventsAnswer(BaseModel):
 
 
 class ItemBody(Body):
-    """An item, whole: a field left out is unknown from now on, except `created_at`, which stays."""
+    """An item, whole: a field left out is unknown from now on, but `created_at` stays and `in_stock` becomes true."""
 
     model_config = ConfigDict(json_schema_extra={"examples": [EXAMPLE_ITEM]})
 

@@ -14,7 +14,7 @@ from typing import Any
 import uvicorn
 from fastapi import FastAPI
 
-from recsys.data.database import open_database, upgrade_database
+from recsys.data.database import current_database
 from service.settings import Settings, add_config_argument, read_settings
 
 
@@ -34,9 +34,8 @@ def run(args: argparse.Namespace) -> int:
     os.environ.update(_as_environment(settings))
     for library in ("OMP", "OPENBLAS", "MKL"):  # Faiss, LightGBM and numpy read it when they are first imported
         os.environ.setdefault(f"{library}_NUM_THREADS", str(settings.threads))
-    engine = open_database(settings.database)
-    upgrade_database(engine)
-    engine.dispose()
+    with current_database(settings.database):  # that no worker has to
+        pass
     with tempfile.TemporaryDirectory(prefix="recsys-metrics-") as folder:
         if settings.workers > 1:
             os.environ["PROMETHEUS_MULTIPROC_DIR"] = folder  # where the workers add up their metrics

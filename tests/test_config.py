@@ -1,12 +1,12 @@
 """One TOML file → one configuration: what nobody reads is refused, what is wrong is named."""
 
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import pytest
 
-from pipelines.config import Paths, load_paths, read_dataclass
+from pipelines.config import Paths, load_paths, read_dataclass, read_toml, with_paths
 from pipelines.night_config import load_config
 from recsys.errors import ConfigError
 from recsys.retrieval.retrieve import RetrievalConfig
@@ -97,6 +97,19 @@ def test_the_nightly_configuration_loads():
 @pytest.mark.parametrize("path", sorted(NIGHTLY.parent.glob("*.toml")), ids=lambda path: path.name)
 def test_every_configuration_that_is_shipped_loads(path):
     assert "paths.database" in load_config(path).pinned
+
+
+@pytest.mark.parametrize("place", ["first", "between", "last", "nowhere"])
+def test_another_shop_keeps_all_but_the_paths(tmp_path, place):
+    tables = ["threads = 1", '[paths]\ndatabase = "sqlite:///old.db"  # a remark\n\ncache = "old"', "[index]\nk = 3"]
+    order = {"first": [1, 2], "between": [0, 1, 2], "last": [0, 2, 1], "nowhere": [0, 2]}[place]
+    path = tmp_path / "night.toml"
+    path.write_text("\n".join(tables[table] for table in order))
+    paths = Paths(database="sqlite:///a 'quoted' \"name\" é.db", images="shop")
+    changed = tmp_path / "changed.toml"
+    changed.write_text(with_paths(path, paths))
+    assert load_paths(changed) == paths
+    assert read_toml(changed) == read_toml(path) | {"paths": asdict(paths)}
 
 
 def test_tables_of_numbers_change_only_what_they_name(tmp_path):

@@ -1,6 +1,8 @@
 """Open the database and bring its tables up to date."""
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from sqlite3 import Connection as SQLiteConnection
 from typing import Any
@@ -64,6 +66,21 @@ def upgrade_database(engine: Engine) -> None:
     config.set_main_option("script_location", str(MIGRATIONS).replace("%", "%%"))
     config.attributes["engine"] = engine
     command.upgrade(config, "head")
+
+
+@contextmanager
+def current_database(url: str) -> Iterator[Engine]:
+    """``url`` for one command: opened, its tables up to date, and closed at the end.
+
+    Raises:
+        ConfigError: see open_database().
+    """
+    engine = open_database(url)
+    try:
+        upgrade_database(engine)
+        yield engine
+    finally:
+        engine.dispose()
 
 
 def _limits(answer_seconds: float) -> dict[str, str]:

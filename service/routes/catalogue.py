@@ -28,7 +28,8 @@ router = APIRouter(prefix="/v1", tags=["items"])
 )
 @writes
 def replace_item(item_id: ItemId, body: ItemBody, service: ServiceDep, response: Response) -> ItemOut:
-    """The item, whole: a field left out is unknown from now on. `created_at` left out stays, or is now for a new item.
+    """The item, whole: a field left out is unknown from now on, but `created_at` stays, or is now for a new item, and
+    `in_stock` becomes true.
 
     Stock counts from the next answer on. A new item, or a changed text or picture, can be found within seconds.
     """

@@ -1,4 +1,4 @@
-"""``/v1/items``: an item as it is now, and what is like it. Changing it: routes/catalogue.py."""
+"""``/v1/items``: an item as it is now, and what is like it. Changing it: service/routes/catalogue.py."""
 
 import logging
 import time
