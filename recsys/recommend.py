@@ -125,6 +125,8 @@ def _slate(
     rows = candidates.rows[start:stop]
     forbidden = _forbidden_rows(release, request)
     chosen: Int64 = rules.select(rows, scores[start:stop], forbidden, available, request.limit)
+    if release.ranker is None or not histories.known[place]:
+        chosen = chosen[scores[start:stop][chosen] > 0]  # what no source speaks for fills the slate, the newest first
     positions = (start + chosen).tolist()
     picked = rows[chosen].tolist()
     ranked = scores[start:stop][chosen]

@@ -50,14 +50,17 @@ class Newcomers:
         self._thread.start()
 
     def offer(self, item_ids: Iterable[str]) -> None:
-        """Look at these items soon, at those that come alone before those of a long list; returns at once."""
-        offered = list(item_ids)
+        """Look at these items soon, at those that come alone before those of a long list; returns at once.
+
+        Where there is no room, those stay that came with fewest others, and of equals those that came first.
+        """
+        offered, room = list(item_ids), self._settings.late_items
         with self._changed:
             for item_id in offered:
-                if item_id in self._waiting or len(self._waiting) < self._settings.late_items:
-                    self._waiting[item_id] = min(len(offered), self._waiting.get(item_id, len(offered)))
-                else:
-                    self._metrics.late_items.labels("dropped").inc()
+                self._waiting[item_id] = min(len(offered), self._waiting.get(item_id, len(offered)))
+            if len(self._waiting) > room:
+                self._metrics.late_items.labels("dropped").inc(len(self._waiting) - room)
+                self._waiting = {name: self._waiting[name] for name in self._next(room)}
             self._changed.notify_all()
 
     def flush(self) -> None:
@@ -121,11 +124,14 @@ class Newcomers:
             self._changed.wait_for(lambda: self._waiting or self._stopping.is_set())
             if self._stopping.is_set():
                 return []
-            item_ids = nsmallest(BATCH, self._waiting, key=self._waiting.__getitem__)
+            item_ids = self._next(BATCH)
             for item_id in item_ids:
                 del self._waiting[item_id]
             self._working = True
             return item_ids
+
+    def _next(self, most: int) -> list[str]:
+        return nsmallest(most, self._waiting, key=self._waiting.__getitem__)
 
     def _look_at(self, item_ids: list[str]) -> None:
         live = self._live.current

@@ -5,6 +5,7 @@ import dataclasses
 import numpy as np
 import pytest
 
+from recsys.alignment.examples import equal_rows
 from recsys.alignment.fusion import FUSIONS
 from recsys.alignment.modality import Modality
 from recsys.alignment.model import load_aligner
@@ -172,6 +173,11 @@ def test_one_modality_without_purchases_keeps_its_neighbours():
     ranks = [np.argsort(-(vectors @ vectors.T), axis=1)[:, 1:11] for vectors in (before, embedded)]
     kept = np.mean([len(np.intersect1d(a, b)) / 10 for a, b in zip(*ranks)])
     assert kept > 0.4  # by chance 0.017
+
+
+def test_what_is_absent_is_alike_so_that_items_of_one_text_without_a_picture_are_no_negatives():
+    vectors = np.array([[1], [1], [2], [3], [4]], np.float32)
+    assert equal_rows(Modality(vectors, np.array([1, 1, 1, 0, 0], bool))).tolist() == [0, 0, 1, 2, 2]
 
 
 def test_a_modality_that_no_item_has_does_no_harm():

@@ -213,6 +213,15 @@ def test_newest_shows_the_newest(release):
     assert set(ids_of(slate)) == expected
 
 
+def test_a_narrow_shelf_where_nothing_sells_is_newest_first(release):
+    few = np.zeros(len(release.item_ids), bool)
+    few[release.retrieval.newest[20:30]] = True  # beyond those that the source of new items speaks for
+    for made in (release, replace(release, ranker=None)):
+        (slate,) = recommend(without_sales(made), [NOBODY], available=few)
+        assert ids_of(slate) == [release.item_ids[row] for row in release.retrieval.newest[20:30]]
+        assert slate.fallback == "newest"
+
+
 def test_a_known_item_that_nothing_links_to_is_answered_by_what_sells(release):
     # red-002 has no embedding; here nobody ever touched it either.
     row = release.row_of("red-002")

@@ -248,6 +248,10 @@ def test_a_batch_is_stored_whole_or_not_at_all(plain: tuple[TestClient, Service]
     assert client.get("/v1/items/y").status_code == 404
 
 
+def dropped_items(service: Service) -> float:
+    return service.metrics.registry.get_sample_value("recsys_late_items_total", {"outcome": "dropped"}) or 0.0
+
+
 def test_more_items_than_there_is_room_for_wait_for_the_night(sqlite_engine: Engine, tmp_path: Path) -> None:
     put_items(sqlite_engine, items())
     publish(sqlite_engine, tmp_path)
@@ -259,7 +263,7 @@ def test_more_items_than_there_is_room_for_wait_for_the_night(sqlite_engine: Eng
         assert live is not None
         assert list(live.late) == ["new-0", "new-1"]
         assert client.get("/v1/items/new-3").json()["in_release"] is False
-        assert service.metrics.registry.get_sample_value("recsys_late_items_total", {"outcome": "dropped"}) >= 2
+        assert dropped_items(service) >= 2
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
@@ -293,6 +297,35 @@ def test_a_single_put_does_not_wait_behind_a_batch(
     assert "single" in looked[1]
     assert ("many-39" in looked[1]) is not elsewhere
     assert {item_id for item_ids in looked for item_id in item_ids} >= {"single", *many}
+
+
+def test_where_there_is_no_room_a_single_put_takes_the_place_of_one_of_a_batch(
+    sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    put_items(sqlite_engine, items())
+    publish(sqlite_engine, tmp_path)
+    with serve(sqlite_engine, settings_for(sqlite_engine, late_items=3)) as (client, service):
+        make, looked = service.newcomers.make, []
+        busy, go_on = threading.Event(), threading.Event()
+
+        def note_and_wait(release: Any, item_ids: list[str], version: str) -> Any:
+            looked.extend(item_ids)
+            busy.set()
+            assert go_on.wait(30)
+            return make(release, item_ids, version)
+
+        monkeypatch.setattr(service.newcomers, "make", note_and_wait)
+        client.put("/v1/items/first", json={"title": "Being embedded"})
+        assert busy.wait(30)
+        before = dropped_items(service)
+        service.newcomers.offer(["many-0", "many-1", "many-2", "many-3"])
+        service.newcomers.offer(["single"])
+        service.newcomers.offer(["one", "another"])
+        service.newcomers.offer(["a", "pair"])  # no better than those that wait
+        go_on.set()
+        service.newcomers.flush()
+        assert looked == ["first", "single", "one", "another"]
+        assert dropped_items(service) - before == 1 + 3 + 2
 
 
 def test_a_batch_that_fails_leaves_the_thread_at_work(

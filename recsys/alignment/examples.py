@@ -35,12 +35,16 @@ class Examples:
         return {name: components[rows] for name, components in self.inputs.items()}
 
 
-def _equal_rows(modality: Modality) -> NDArray[np.int64]:
-    """The same number for rows with the same vector; absent rows are like no other."""
+def equal_rows(modality: Modality) -> NDArray[np.int64]:
+    """The same number for rows with the same vector, and one for all that are absent.
+
+    So two items of one text without a picture are equal in both, and nobody's negatives. Losses between two modalities
+    never see absent rows.
+    """
     numbers: dict[bytes, int] = {}
     equal = np.empty(len(modality), np.int64)
     for row, present in enumerate(modality.present):
-        key = modality.vectors[row].tobytes() if present else b"absent %d" % row
+        key = modality.vectors[row].tobytes() if present else b""
         equal[row] = numbers.setdefault(key, len(numbers))
     return equal
 
@@ -91,7 +95,7 @@ def prepare_examples(
     return Examples(
         inputs=inputs,
         present=torch.from_numpy(present),
-        same=torch.from_numpy(np.stack([_equal_rows(modality) for modality in modalities.values()], axis=1)),
+        same=torch.from_numpy(np.stack([equal_rows(modality) for modality in modalities.values()], axis=1)),
         fit_rows=torch.from_numpy(np.flatnonzero(fit)),
         watch_rows=torch.from_numpy(np.flatnonzero(held_out & usable)),
         starts=torch.from_numpy(starts),
