@@ -11,8 +11,8 @@ Beside the requests run four threads: two watchers (of new releases, which may t
 and API keys), the slate log, and the newcomers (items put since the night are embedded).
 """
 
-from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
 
 from anyio import CapacityLimiter
 from anyio.to_thread import current_default_thread_limiter
@@ -56,43 +56,8 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         current_default_thread_limiter().total_tokens = settings.request_threads
-        engine = open_database(settings.database, DATABASE_SECONDS)
-
-        def warm_up(live: Live) -> None:
-            recommend(live.release, [Request(requested_at=live.earliest(settings.now()))], available=live.available)
-            if live.release.embedder is not None:
-                live.release.embedder.warm_in_background()
-
-        live_release = LiveRelease(engine, load_release, warm_up, metrics, room=settings.late_items)
-        newcomers = Newcomers(engine, live_release, settings, metrics)
-        live_release.make_late, live_release.offer = newcomers.make, newcomers.offer
-        service = Service(
-            settings=settings,
-            engine=engine,
-            live=live_release,
-            newcomers=newcomers,
-            slate_log=SlateLog(engine, settings.slate_queue, metrics),
-            keys=KeyRing(engine),
-            metrics=metrics,
-            recommend=recommend,
-            writers=CapacityLimiter(WRITE_THREADS),
-        )
-        app.state.service = service
-        releases = Watcher(settings.reload_seconds, service.live.take_published)
-        changes = Watcher(settings.reload_seconds, service.live.poll, service.keys.refresh)
-        for watcher in (releases, changes):
-            watcher.look_once()  # a database that is away now does not keep the service from starting
-            watcher.start()
-        service.slate_log.start()
-        newcomers.start()
-        try:
+        with _running(settings, metrics, load_release, recommend) as app.state.service:
             yield
-        finally:
-            for watcher in (releases, changes):
-                watcher.stop()
-            newcomers.stop()
-            service.slate_log.stop()
-            engine.dispose()
 
     app = FastAPIOffline(  # FastAPI whose /docs loads nothing from another host
         title="Recommendations",
@@ -113,3 +78,51 @@ def create_app(
         app.include_router(resource.router)
     openapi.install(app)
     return app
+
+
+@contextmanager
+def _running(
+    settings: Settings,
+    metrics: Metrics,
+    load_release: Callable[[str], Release],
+    recommend: Callable[..., list[Slate]],
+) -> Iterator[Service]:
+    """What every route depends on: the database, the live release, and the threads beside the requests."""
+    engine = open_database(settings.database, DATABASE_SECONDS)
+
+    def warm_up(live: Live) -> None:
+        recommend(live.release, [Request(requested_at=live.earliest(settings.now()))], available=live.available)
+        if live.release.embedder is not None:
+            live.release.embedder.warm_in_background()
+
+    live_release = LiveRelease(engine, load_release, warm_up, metrics, room=settings.late_items)
+    newcomers = Newcomers(engine, live_release, settings, metrics)
+    live_release.make_late, live_release.offer = newcomers.make, newcomers.offer
+    service = Service(
+        settings=settings,
+        engine=engine,
+        live=live_release,
+        newcomers=newcomers,
+        slate_log=SlateLog(engine, settings.slate_queue, metrics),
+        keys=KeyRing(engine),
+        metrics=metrics,
+        recommend=recommend,
+        writers=CapacityLimiter(WRITE_THREADS),
+    )
+    watchers = (
+        Watcher(settings.reload_seconds, live_release.take_published),
+        Watcher(settings.reload_seconds, live_release.poll, service.keys.refresh),
+    )
+    for watcher in watchers:
+        watcher.look_once()  # a database that is away now does not keep the service from starting
+        watcher.start()
+    service.slate_log.start()
+    newcomers.start()
+    try:
+        yield service
+    finally:
+        for watcher in watchers:
+            watcher.stop()
+        newcomers.stop()
+        service.slate_log.stop()
+        engine.dispose()

@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
@@ -21,6 +22,11 @@ from sqlalchemy import Engine
 from recsys.data import tables
 from recsys.data.database import open_database, upgrade_database
 from recsys.data.store import put_items
+
+if TYPE_CHECKING:  # they bring the service, which most tests do without
+    from fastapi.testclient import TestClient
+
+    from service.deps import Service
 
 DATABASES = ("sqlite", "postgresql")
 TEMPLATE = "recsys_template"
@@ -79,6 +85,16 @@ def shop(engine: Engine, releases: Path) -> Engine:
 def sqlite_shop(sqlite_engine: Engine, releases: Path) -> Engine:
     """The same on SQLite alone, where the database does not matter."""
     return _with_shop(sqlite_engine, releases)
+
+
+@pytest.fixture
+def plain(sqlite_shop: Engine) -> Iterator[tuple["TestClient", "Service"]]:
+    """Its service, without encoders: items are found as arrivals all the same."""
+    from service_shop import serve
+
+    with serve(sqlite_shop) as started:
+        started[1].newcomers.flush()
+        yield started
 
 
 @pytest.fixture(scope="session")
