@@ -10,7 +10,9 @@ against a method. mAP is of the products with a category, where there are two ca
 for the rows that learn from them.
 
 Rows of the default are named "default". It is compared, query by query (paired bootstrap), with the best of the rows
-that train one objective alone.
+that train one objective alone: as they are, and once more with their hubs taken back as the default's are. Every row
+has the interval of its recall@1 less that of the best such row as it is. A method that fails is left out and named in
+the protocol; where it is the default, the command fails after the others.
 """
 
 import argparse
@@ -18,16 +20,20 @@ import multiprocessing
 import os
 import time
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from benchmarks.crossmodal_measures import measure, neighbours_kept, queries_per_second, ranks_of
-from benchmarks.crossmodal_methods import METHODS, Answer, Material, answer
+from benchmarks.crossmodal_methods import METHODS, Answer, Material, answer, load_material
 from benchmarks.products import Products, read_pairs, read_products
-from benchmarks.protocol import write_json
+from benchmarks.protocol import LeftOut, why_left_out, write_json
+from pipelines.stages import peak_mib
 from recsys.alignment.concepts import Concepts, imagenet_names
 from recsys.encoders import (
     ImageEncoderConfig,
@@ -37,12 +43,13 @@ from recsys.encoders import (
     load_image_encoder,
     load_text_encoder,
 )
-from recsys.evaluation.compare import compare
+from recsys.evaluation.compare import compare, compare_all
 
 SEED = 0
 FEW = 100  # test products, below which a lucky tenth answer says little
-HUBS_LEFT = ", hubs left"  # after a method's name: the same aligner, its likeness as it is
-_material: tuple[Material, Any] | None = None  # of a worker process
+# After a method's name: the same aligner, its likeness the other way.
+HUBS_LEFT, HUBS_TAKEN = ", hubs left", ", hubs taken back"
+Ranks = Mapping[str, Mapping[str, Any]]  # name of a row → direction → rank of each query's answer, int64 [test]
 
 
 def main() -> None:
@@ -78,21 +85,39 @@ def main() -> None:
     if few := warning(len(material.test)):
         print(few)
     able = able_of(wanted, material)
-    result: dict[str, Any] = {"dataset": products.name, "protocol": protocol, "comparison": [], "rows": []}
-    ranks: dict[str, dict[str, Any]] = {}
+    failed: dict[str, str] = {}
+    protocol["left_out_methods"] = failed
+    result: dict[str, Any] = {
+        "dataset": products.name,
+        "protocol": protocol,
+        "comparison": [],
+        "comparison_corrected": [],
+        "rows": [],
+    }
+    ranks: dict[str, Mapping[str, Any]] = {}
     os.environ["OMP_NUM_THREADS"] = "1"  # of each worker; it is read when a process starts
-    context = multiprocessing.get_context("spawn")
-    with ProcessPoolExecutor(min(arguments.threads, len(able)), context, _start, (material, category)) as pool:
-        for method, (its_rows, its_ranks) in zip(able, pool.map(_rows_of, able)):
-            ranks[method] = its_ranks
-            result["rows"] += its_rows
-            result["comparison"] = compare_default(ranks)
-            for row in its_rows:
-                print(line_of(row), flush=True)
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(min(arguments.threads, len(able))) as waiting:
+        material.save(Path(folder))
+        each = waiting.map(partial(measure_apart, folder=Path(folder), category=category), able)
+        for method, measured in zip(able, each):
+            if isinstance(measured, LeftOut):
+                failed[method] = measured.reason
+                print(f"{method}: left out: {measured.reason}", flush=True)
+            else:
+                its_rows, its_ranks = measured
+                for row in its_rows:
+                    print(line_of(row), flush=True)
+                ranks |= its_ranks
+                result["rows"] += its_rows
+                result["comparison"] = compare_default(ranks)
+                result["comparison_corrected"] = compare_default(ranks, HUBS_TAKEN)
+                add_intervals(result["rows"], ranks)
             if arguments.json:  # after every method: a run that is cut off keeps what it has measured
                 write_json(arguments.json, result)
-    for line in result["comparison"]:
+    for line in result["comparison"] + result["comparison_corrected"]:
         print(f"{line['direction']}: {line['mean_b']:.3f}, {line['best']} {line['mean_a']:.3f}: {line['verdict']}")
+    if "default" in failed:
+        raise SystemExit(f"default: expected an answer, came {failed['default']}")
 
 
 def prepare(products: Products, arguments: argparse.Namespace) -> tuple[Material, Any, dict[str, int]]:
@@ -171,55 +196,107 @@ def _number(value: float | None) -> str:
     return f"{value:.3f}" if isinstance(value, float) else str(value)
 
 
-def _start(material: Material, category: Any) -> None:
-    global _material
-    _material = material, category
+def measure_apart(method: str, folder: Path, category: Any) -> tuple[list[dict[str, Any]], Ranks] | LeftOut:
+    """Train and measure in a fresh process, so that memory is the method's own, and its failure too.
+
+    Args:
+        folder: of the material.
+        category: of the test products.
+    """
+    try:
+        with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+            return pool.submit(_rows_of, method, folder, category).result()
+    except Exception as error:  # whatever it was, the other methods' hours are not lost with it
+        return why_left_out(method, error)
 
 
-def _rows_of(method: str) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    assert _material is not None
-    material, category = _material
+def _rows_of(method: str, folder: Path, category: Any) -> tuple[list[dict[str, Any]], Ranks]:
     started = time.perf_counter()
-    found = answer(METHODS[method], material, SEED, threads=1)
-    return rows_of(method, found, category, time.perf_counter() - started)
+    found = answer(METHODS[method], load_material(folder), SEED, threads=1)
+    return rows_of(method, found, category, time.perf_counter() - started, peak_mib())
 
 
-def rows_of(method: str, found: Answer, category: Any, seconds: float) -> tuple[list[dict[str, Any]], dict[str, Any]]:
-    """The two rows of a method, and the ranks behind each of their recalls.
+def rows_of(
+    method: str, found: Answer, category: Any, seconds: float, peak: float
+) -> tuple[list[dict[str, Any]], Ranks]:
+    """The rows of a method, two for each of its names, and the ranks behind each of their recalls.
 
-    Where hubs are taken back, two more rows say what is found when they are left.
+    ``seconds`` and ``peak``, MiB, are of training and embedding; measuring costs all methods the same.
     """
     kept = {f"neighbours_kept_without_{name}": neighbours_kept(found.whole, part) for name, part in found.parts.items()}
-    rows, left, ranks = [], [], {}
+    names = names_of(method)
+    rows: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
+    ranks: dict[str, dict[str, Any]] = {name: {} for name in names}
     for query, other in (("image", "text"), ("text", "image")):
         direction = f"{query}→{other}"
-        likeness = found.sides[query] @ found.sides[other].T
+        bare = found.sides[query] @ found.sides[other].T
         rest = {
             "queries_per_s": queries_per_second(found.sides[query], found.sides[other]),
             "bytes_per_item": found.aligner.dim * 4,
             "seconds": round(seconds, 1),
+            "peak_mib": round(peak),
             **kept,
         }
-        if query in found.hubs:
-            left.append({"method": method + HUBS_LEFT, "direction": direction, **measure(likeness, category), **rest})
-            likeness = likeness - found.hubs[query]
-        ranks[direction] = ranks_of(likeness)
-        rows.append({"method": method, "direction": direction, **measure(likeness, category), **rest})
-    return rows + left, ranks
+        for name, taken_back in names.items():
+            likeness = bare - found.hubs[query] if taken_back else bare
+            ranks[name][direction] = ranks_of(likeness)
+            rows[name].append({"method": name, "direction": direction, **measure(likeness, category), **rest})
+    return [row for of_name in rows.values() for row in of_name], ranks
 
 
-def compare_default(ranks: dict[str, dict[str, Any]]) -> list[dict[str, Any]]:
-    """The default against the best single objective of each direction, by recall@1 of the same queries."""
-    singles = [method for method in ranks if METHODS[method].single]
-    if "default" not in ranks or not singles:
-        return []
+def names_of(method: str) -> dict[str, bool]:
+    """The names of a method's rows → whether hubs are taken back in them; its own name first."""
+    how = METHODS[method]
+    if how.corrected:
+        return {method: True, method + HUBS_LEFT: False}
+    return {method: False, method + HUBS_TAKEN: True} if how.single else {method: False}
+
+
+def compare_default(ranks: Ranks, suffix: str = "") -> list[dict[str, Any]]:
+    """The default against the best single objective of each direction, by recall@1 of the same queries.
+
+    ``suffix`` is that of the single objectives' rows: HUBS_TAKEN, or none for the bare ones.
+    """
     lines = []
-    for direction, of_default in ranks["default"].items():
-        hits = {method: (ranks[method][direction] == 1).astype(float) for method in singles}
-        best = max(singles, key=lambda method: hits[method].mean())
-        comparison = compare(hits[best], (of_default == 1).astype(float), seed=SEED)
-        lines.append({"direction": direction, "measure": "recall@1", "best": best, **comparison.as_dict()})
+    for direction, hits in _hits(ranks).items():
+        best = _best_single(hits, suffix)
+        if best is not None and "default" in hits:
+            comparison = compare(hits[best], hits["default"], seed=SEED)
+            lines.append({"direction": direction, "measure": "recall@1", "best": best, **comparison.as_dict()})
     return lines
+
+
+def add_intervals(rows: Sequence[dict[str, Any]], ranks: Ranks) -> None:
+    """Set ``ci_vs_best_single`` of each row: of its recall@1 less that of the best bare single objective.
+
+    None for that one itself, where no single objective was measured, and where test products are too few.
+    """
+    hits = _hits(ranks)
+    best = {direction: _best_single(of_direction) for direction, of_direction in hits.items()}
+    against = {
+        direction: compare_all(dict.fromkeys(hits[direction], hits[direction][name]), hits[direction], seed=SEED)
+        for direction, name in best.items()
+        if name is not None
+    }
+    for row in rows:
+        method, direction = row["method"], row["direction"]
+        row["ci_vs_best_single"] = None
+        if best[direction] not in (None, method) and not against[direction][method].too_few:
+            row["ci_vs_best_single"] = [against[direction][method].low, against[direction][method].high]
+
+
+def _hits(ranks: Ranks) -> dict[str, dict[str, NDArray[np.float64]]]:
+    """Direction → name of a row → 1 where a query's answer stands first, else 0; float64 [test]."""
+    hits: dict[str, dict[str, NDArray[np.float64]]] = {}
+    for name, of_name in ranks.items():
+        for direction, rank in of_name.items():
+            hits.setdefault(direction, {})[name] = (rank == 1).astype(np.float64)
+    return hits
+
+
+def _best_single(hits: Mapping[str, NDArray[np.float64]], suffix: str = "") -> str | None:
+    singles = [method + suffix for method, how in METHODS.items() if how.single and method + suffix in hits]
+    return max(singles, key=lambda name: hits[name].mean(), default=None)
 
 
 if __name__ == "__main__":

@@ -50,7 +50,15 @@ def _mean_average_precision(similarity: Array, category: NDArray[np.str_]) -> fl
 
 def most_alike(likeness: Array, k: int) -> NDArray[np.int64]:
     """The k most alike of each row, best first, equal ones in their order; [n, k]."""
-    return np.argsort(-likeness, axis=1, kind="stable")[:, :k].copy()  # a view would keep the places of all
+    k = min(k, likeness.shape[1])
+    unlike = -likeness
+    some = np.sort(np.argpartition(unlike, k - 1, axis=1)[:, :k], axis=1)  # in their order, which a stable sort keeps
+    values = np.take_along_axis(unlike, some, axis=1)
+    best = np.take_along_axis(some, np.argsort(values, axis=1, kind="stable"), axis=1)
+    # More than k are as good as the last: which of the equals came among the k is chance.
+    tied = (unlike <= values.max(axis=1, keepdims=True)).sum(axis=1) > k
+    best[tied] = np.argsort(unlike[tied], axis=1, kind="stable")[:, :k]
+    return best
 
 
 def blocks(n: int) -> Iterator[slice]:

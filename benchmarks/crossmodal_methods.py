@@ -1,7 +1,9 @@
 """What the cross-modal benchmark compares: every method of alignment and every fusion, the shipped default first."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +23,9 @@ SIDES = ("image", "text")
 NEIGHBOURS = 5  # of a product in the graph of like content
 DEFAULT = AlignmentConfig()
 # One objective by itself: one member, and no other term than its own.
-ALONE = replace(DEFAULT, members=1, fusion_weight=0.0, neighbour_weight=0.0, behaviour_weight=0.0, hardness=0.0)
+ALONE = replace(
+    DEFAULT, members=1, linear=0, fusion_weight=0.0, neighbour_weight=0.0, behaviour_weight=0.0, hardness=0.0
+)
 INFO_NCE, SIGLIP = ALONE, replace(ALONE, method="siglip")
 
 
@@ -34,7 +38,7 @@ class Method:
         single: one objective alone; the default is compared with the best of these.
         fused: both sides pass through the fusion, which a query of one modality usually need not.
         purchases: needs to know what was bought together.
-        corrected: what lies near to every question stands back, as in the shipped search; the others are compared bare.
+        corrected: its row is the one with hubs taken back, as the shipped search does; those of the others are bare.
     """
 
     config: AlignmentConfig
@@ -47,6 +51,7 @@ class Method:
 METHODS: dict[str, Method] = {
     "default": Method(DEFAULT, corrected=True),
     "default, neighbours free": Method(replace(DEFAULT, neighbour_weight=0.0), corrected=True),
+    "default, without the linear member": Method(replace(DEFAULT, linear=0), corrected=True),
     "similarity": Method(replace(DEFAULT, method="similarity"), single=True),
     "ConSE": Method(replace(DEFAULT, method="conse"), single=True),
     "CCA": Method(replace(DEFAULT, method="cca"), single=True),
@@ -61,7 +66,7 @@ METHODS: dict[str, Method] = {
     "InfoNCE, behaviour": Method(replace(INFO_NCE, behaviour_weight=0.3), purchases=True),
     "SigLIP, behaviour": Method(replace(SIGLIP, behaviour_weight=0.3), purchases=True),
     **{
-        f"fusion: {name}": Method(replace(DEFAULT, members=1, behaviour_weight=0.0, fusion=name), fused=True)
+        f"fusion: {name}": Method(replace(DEFAULT, members=1, linear=0, behaviour_weight=0.0, fusion=name), fused=True)
         for name in FUSIONS
     },
 }
@@ -69,7 +74,7 @@ METHODS: dict[str, Method] = {
 
 @dataclass(frozen=True, eq=False)
 class Material:
-    """What all methods are given. The split is by product.
+    """What all methods are given. The split is by product. :func:`load_material` reads what :meth:`save` wrote.
 
     Attributes:
         vectors: "image" and "text" → float32 [n, d], unit norm.
@@ -95,6 +100,35 @@ class Material:
             return "no purchases are given"
         return None
 
+    def save(self, folder: Path) -> None:
+        """Write each array into the folder, once for all the processes that will read it."""
+        arrays: dict[str, NDArray[Any]]
+        arrays = {"fit": self.fit, "watch": self.watch, "test": self.test, "pairs": self.pairs}
+        arrays |= {f"vectors.{side}": vectors for side, vectors in self.vectors.items()}
+        for side, concepts in self.concepts.items():
+            arrays |= {f"concepts.{side}.{part}": array for part, array in vars(concepts).items()}
+        for name, array in arrays.items():
+            np.save(folder / f"{name}.npy", array)
+
+
+def load_material(folder: Path) -> Material:
+    """The arrays stay in their files, so that processes beside each other hold them in memory but once."""
+
+    def array(name: str) -> NDArray[Any]:
+        # Copied where it is written to, which nobody does: torch warns of arrays that cannot be written to at all.
+        return np.asarray(np.load(folder / f"{name}.npy", mmap_mode="c"))
+
+    read = [side for side in SIDES if (folder / f"concepts.{side}.weight.npy").exists()]
+    parts = [field.name for field in fields(Concepts)]
+    return Material(
+        vectors={side: array(f"vectors.{side}") for side in SIDES},
+        fit=array("fit"),
+        watch=array("watch"),
+        test=array("test"),
+        pairs=array("pairs"),
+        concepts={side: Concepts(**{part: array(f"concepts.{side}.{part}") for part in parts}) for side in read},
+    )
+
 
 @dataclass(frozen=True, eq=False)
 class Answer:
@@ -104,7 +138,7 @@ class Answer:
     sides: Mapping[str, Array]  # "image" and "text" → unit norm [test, dim]
     whole: Array  # unit norm [test, dim]
     parts: Mapping[str, Array]  # side that is missing → unit norm [test, dim]
-    hubs: Mapping[str, Array]  # side that is asked → what is taken off the other's likeness, [test]; empty: nothing
+    hubs: Mapping[str, Array]  # side that is asked → what may be taken off the other's likeness, [test]
 
 
 def answer(method: Method, material: Material, seed: int, threads: int) -> Answer:
@@ -143,11 +177,7 @@ def answer(method: Method, material: Material, seed: int, threads: int) -> Answe
         sides=alone,
         whole=embed(*SIDES),
         parts={name: embed(*(other for other in SIDES if other != name)) for name in SIDES},
-        hubs={
-            asked: SHARE * aligner.hubness(alone[other])[asked]
-            for asked, other in (SIDES, SIDES[::-1])
-            if method.corrected
-        },
+        hubs={asked: SHARE * aligner.hubness(alone[other])[asked] for asked, other in (SIDES, SIDES[::-1])},
     )
 
 

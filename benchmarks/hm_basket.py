@@ -6,7 +6,7 @@ import numpy as np
 
 from benchmarks import peers
 from benchmarks.hm_sets import MEASURES, K, Sets, Split, best_rows, encode, ours, read_core, split_of
-from benchmarks.peers_cornac import vbpr
+from benchmarks.peers_cornac import MODELS, visual_model
 from benchmarks.protocol import Truth, left_out, measure, measure_all, score, show
 from benchmarks.stages import STAGES, called
 from benchmarks.workspace import Workspace, open_workspace
@@ -19,7 +19,7 @@ PEERS = {
     "als": "implicit ALS, 64 factors",
     "bpr": "implicit BPR, 64 factors",
     "bm25": "implicit BM25 item-kNN",
-    "vbpr": "cornac VBPR, pictures",
+    **{name: f"cornac {name}, pictures" for name in MODELS},
 }
 
 
@@ -57,8 +57,9 @@ def peer_basket(method: str, data: Path, seed: int) -> Int32:
         return peers.implicit_model(method, taken, split.users, K, threads=1, repeats=False)
     mine, buyers = taken[split.users], np.asarray(taken.sum(axis=0)).ravel()
     scores: np.ndarray
-    if method == "vbpr":
-        scores = vbpr(taken, encode(shop, sets, seed).modalities["image"].vectors, split.users, seed, threads=1)
+    if method in MODELS:
+        vectors = encode(shop, sets, seed).modalities["image"].vectors
+        scores = visual_model(method, taken, vectors, split.users, seed, threads=1)
     elif method == "popular":
         scores = np.tile(buyers, (len(split.users), 1))
     else:

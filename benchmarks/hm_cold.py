@@ -6,13 +6,14 @@ import numpy as np
 import polars as pl
 
 from benchmarks.hm_sets import MEASURES, Sets, Split, best_rows, encode, ours, read_core, split_of
-from benchmarks.peers_cornac import vbpr
+from benchmarks.peers_cornac import visual_model
 from benchmarks.protocol import Truth, left_out, measure, measure_all, score, show
 from benchmarks.stages import STAGES, called
 from benchmarks.workspace import Workspace, open_workspace
 from recsys.histories import Int32
 
 SHARE = 0.1
+# Not cornac's CausalRec: it takes off what a look alone would sell, and of a cold article there is no more than that.
 PEERS = ("random", "category popularity", "image only", "text only", "cornac VBPR, pictures")
 
 
@@ -56,7 +57,7 @@ def peer_cold(method: str, data: Path, seed: int) -> Int32:
         scores = _category_popularity(shop, sets, split)
     elif method == "cornac VBPR, pictures":
         vectors = encode(shop, sets, seed).modalities["image"].vectors
-        scores = vbpr(taken, vectors, split.users, seed, threads=1)
+        scores = visual_model("VBPR", taken, vectors, split.users, seed, threads=1)
     else:
         modality = encode(shop, sets, seed).modalities[method.removesuffix(" only")]
         units = modality.vectors / np.maximum(np.linalg.norm(modality.vectors, axis=1, keepdims=True), 1e-9)

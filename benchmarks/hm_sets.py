@@ -17,6 +17,7 @@ from scipy import sparse
 from benchmarks.protocol import OURS
 from benchmarks.stages import called, leave_out
 from benchmarks.workspace import Workspace
+from pipelines.judge import recommended_rows
 from recsys.histories import Int32, Int64
 from recsys.request import Interaction, Request
 from recsys.schema import EVENTS
@@ -138,16 +139,11 @@ def ours(shop: Workspace, sets: Sets, split: Split, seed: int, without: str = ""
         seed: of the night.
         without: one of STAGES, or "" for all of it, which also gives the row without ranker.
     """
-    from recsys.recommend import recommend
-
     release = _release(shop, sets, split, seed, without)
     questions = _requests(sets, split)
 
     def answer(some: "Release") -> Int32:
-        rows = np.full((len(questions), K), -1, np.int32)
-        for place, slate in enumerate(recommend(some, questions, available=split.shown)):
-            rows[place, : len(slate.items)] = [some.rows[item.item_id] for item in slate.items]
-        return rows
+        return recommended_rows(some, questions, K, available=split.shown)
 
     if without:
         return {called(without): answer(release)}

@@ -1,12 +1,12 @@
 """PCTM on sequences: what follows the newest items, by the logarithm of how often it did, and a share of popularity.
 
-Its settings are published for two files, and stand here. Of any other file τ and λ are chosen on the last item of
-train, so that the peer is not held back by the settings of another shop; the rest is Beauty's.
+Its settings are published for two files, and stand here. Of any other file, whatever its name, τ and λ are chosen on
+the last item of train, so that the peer is not held back by the settings of another shop; the rest is Beauty's.
 
 Source: "Sequential capacity probes", RecSys 2026.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -19,6 +19,8 @@ from recsys.retrieval.items import log_transition_weights, transition_counts
 HISTORY = 50
 TRIED_ON = 5_000  # users that settings are chosen on
 SCORES_AT_ONCE = 20_000_000  # 160 MB
+
+Scores = Callable[[slice], Float64]  # some of the asked users → the score of each item, a new array [some, n]
 
 
 @dataclass(frozen=True)
@@ -38,20 +40,22 @@ class Settings:
     popularity: float
 
 
-PUBLISHED = {
-    "Beauty": Settings(11_250.0, 0.6, 1.0, -0.04),
-    "Sports_and_Outdoors": Settings(15_000.0, 0.7, 0.8, 0.0),
+BEAUTY = Settings(11_250.0, 0.6, 1.0, -0.04)
+PUBLISHED = {  # by the name and the users of the file
+    ("Beauty", 22_363): BEAUTY,
+    ("Sports_and_Outdoors", 35_598): Settings(15_000.0, 0.7, 0.8, 0.0),
 }
 
 
 def settings_for(name: str, data: Sequences) -> Settings:
-    """The published ones of the file of this name, else those chosen on ``data``."""
-    if name in PUBLISHED:
-        return PUBLISHED[name]
+    """The published ones where ``data`` is that file by its name and its users, else those chosen on ``data``."""
+    published = PUBLISHED.get((name, len(data.train)))
+    if published is not None:
+        return published
     n_items = len(data.item_ids)
     inner = _inner(data)
     tried = [
-        replace(PUBLISHED["Beauty"], tau=tau_per_item * n_items, popularity=popularity)
+        replace(BEAUTY, tau=tau_per_item * n_items, popularity=popularity)
         for tau_per_item in (1.0, 0.1, 0.3, 3.0, 10.0)  # of equals the first: about what is published
         for popularity in (-0.04, 0.0, 0.02, 0.1)
     ]
@@ -63,8 +67,7 @@ def settings_for(name: str, data: Sequences) -> Settings:
 
 def pctm(data: Sequences, settings: Settings, k: int) -> Int32:
     """The k best of each asked user, none that they had: rows int32 [q, k], -1 in an empty place."""
-    scores = _scores(data, _transitions(data), settings)
-    return best_unseen(scores, settings.popularity * log_share(data), data, k)
+    return best_unseen(_scores(data, _transitions(data), settings), data, k)
 
 
 def log_share(data: Sequences) -> Float64:
@@ -74,22 +77,38 @@ def log_share(data: Sequences) -> Float64:
     return share
 
 
-def best_unseen(scores: sparse.csr_matrix, everywhere: Float64, data: Sequences, k: int) -> Int32:
-    """The k best by ``scores`` [q, n] + ``everywhere`` [n] of what each asked user has not had; ties: the lower row."""
+def best_unseen(scores: Scores, data: Sequences, k: int) -> Int32:
+    """The k best by ``scores`` of what each asked user has not had, int32 [q, k]; ties: the lower row."""
     out = np.full((len(data.users), k), -1, np.int32)
-    for start, block in _unseen(scores, everywhere, data):
-        best = np.argsort(-block, axis=1, kind="stable")[:, :k]
+    for start, block in _unseen(scores, data):
+        best = _best(block, k)
         shown = np.where(np.take_along_axis(block, best, axis=1) > -np.inf, best, -1)
         out[start : start + len(block), : best.shape[1]] = shown
     return out
 
 
-def _unseen(scores: sparse.csr_matrix, everywhere: Float64, data: Sequences) -> Iterator[tuple[int, Float64]]:
-    """(first of some asked users, their scores [some, n], -inf for what they had)."""
-    step = max(1, SCORES_AT_ONCE // len(everywhere))
+def _best(block: Float64, k: int) -> np.ndarray:
+    """The columns of the k largest of each row, largest first; of equals the lower one. Sorts no more than those."""
+    if k < block.shape[1]:
+        least = -np.partition(-block, k - 1, axis=1)[:, k - 1, None]  # the k-th largest
+        above, level = block > least, block == least
+        room = k - above.sum(axis=1, keepdims=True)
+        level &= np.cumsum(level, axis=1, dtype=np.int32) <= room
+        columns = np.nonzero(above | level)[1].reshape(len(block), k)
+    else:
+        columns = np.tile(np.arange(block.shape[1]), (len(block), 1))
+    order = np.argsort(-np.take_along_axis(block, columns, axis=1), axis=1, kind="stable")
+    best: np.ndarray = np.take_along_axis(columns, order, axis=1)
+    return best
+
+
+def _unseen(scores: Scores, data: Sequences) -> Iterator[tuple[int, Float64]]:
+    """(first of some asked users, their scores [some, n], -inf for what they had), so many that memory is bounded."""
+    step = max(1, SCORES_AT_ONCE // len(data.item_ids))
     for start in range(0, len(data.users), step):
-        block = scores[start : start + step].toarray() + everywhere
-        for place, user in enumerate(data.users[start : start + step].tolist()):
+        some = slice(start, start + step)
+        block = scores(some)
+        for place, user in enumerate(data.users[some].tolist()):
             block[place, data.train[user]] = -np.inf
         yield start, block
 
@@ -103,9 +122,16 @@ def _transitions(data: Sequences) -> sparse.csr_matrix:
     return transition_counts(walk, len(data.item_ids), max_distance=10, distance_power=0.5)
 
 
-def _scores(data: Sequences, transitions: sparse.csr_matrix, settings: Settings) -> sparse.csr_matrix:
+def _scores(data: Sequences, transitions: sparse.csr_matrix, settings: Settings) -> Scores:
     follows = log_transition_weights(transitions, len(data.item_ids) / settings.tau)
-    return _weights(data, settings.decay, settings.newest_share) @ follows
+    weights = _weights(data, settings.decay, settings.newest_share)
+    everywhere = settings.popularity * log_share(data)
+
+    def scores(some: slice) -> Float64:
+        block: Float64 = (weights[some] @ follows).toarray() + everywhere
+        return block
+
+    return scores
 
 
 def _weights(data: Sequences, decay: float, newest_share: float) -> sparse.csr_matrix:
@@ -137,9 +163,8 @@ def _inner(data: Sequences) -> Sequences:
 
 def _ndcg(data: Sequences, transitions: sparse.csr_matrix, settings: Settings) -> float:
     """NDCG@10 of the targets, summed over the asked users."""
-    scores = _scores(data, transitions, settings)
     total = 0.0
-    for start, block in _unseen(scores, settings.popularity * log_share(data), data):
+    for start, block in _unseen(_scores(data, transitions, settings), data):
         target = data.targets[start : start + len(block), None]
         own = np.take_along_axis(block, target, axis=1)
         before = (block > own) | ((block == own) & (np.arange(block.shape[1]) < target))

@@ -5,13 +5,17 @@ defaults or their papers', and are named.
 """
 
 import os
+import re
 from collections.abc import Callable
+from pathlib import Path
 
 import numpy as np
 from scipy import linalg, sparse
 from threadpoolctl import threadpool_limits
 
 from recsys.histories import Int32
+
+BYTES_PER_PAIR = 20  # of items, that EASE needs; 17 were measured
 
 Scorer = Callable[[sparse.csr_matrix], Int32]
 
@@ -69,7 +73,7 @@ def ease(taken: sparse.csr_matrix, asked: np.ndarray, k: int, penalty: float, mi
         rows int32 [len(asked), k], -1 where fewer items score above zero.
 
     Raises:
-        MemoryError: the inverse and what it is made of do not fit the machine.
+        MemoryError: the inverse and what it is made of do not fit what is available.
     """
     out = np.full((len(asked), k), -1, np.int32)
     binary = taken.copy()
@@ -77,9 +81,11 @@ def ease(taken: sparse.csr_matrix, asked: np.ndarray, k: int, penalty: float, mi
     columns = np.flatnonzero(np.asarray(binary.sum(axis=0)).ravel() >= min_buyers)
     if len(columns) == 0:
         return out
-    needed, there = 4 * 4 * len(columns) ** 2, os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    needed, there = BYTES_PER_PAIR * len(columns) ** 2, available_bytes()
     if needed > there:  # refused here: who runs out of memory is killed, and may take the others along
-        raise MemoryError(f"{len(columns):,} items need {needed / 2**30:.0f} GiB, the machine has {there / 2**30:.0f}")
+        raise MemoryError(
+            f"{len(columns):,} items need {needed / 2**30:.0f} GiB, there are {there / 2**30:.0f} available"
+        )
     small = binary[:, columns].tocsr()
     gram = (small.T @ small).toarray().astype(np.float32)
     gram[np.diag_indices_from(gram)] += penalty
@@ -97,6 +103,15 @@ def ease(taken: sparse.csr_matrix, asked: np.ndarray, k: int, penalty: float, mi
         values = np.take_along_axis(scores, best, axis=1)
         out[start : start + 1024, : best.shape[1]] = np.where(values > 0, columns[best], -1)
     return out
+
+
+def available_bytes(meminfo: Path = Path("/proc/meminfo")) -> int:
+    """Memory that this process may take without driving out another; where no kernel says that, all that there is."""
+    try:
+        said = re.search(r"^MemAvailable:\s*(\d+) kB$", meminfo.read_text(), re.MULTILINE)
+    except OSError:  # no Linux
+        said = None
+    return int(said[1]) * 1024 if said else os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def then(first: Int32, second: Int32, k: int) -> Int32:

@@ -90,13 +90,19 @@ def measure_all(
         with ProcessPoolExecutor(1, mp_context=context) as pool:
             rows, seconds, peak = pool.submit(_timed, answer, *arguments).result()
     except Exception as error:  # whatever it was, the other methods' hours are not lost with it
-        traceback.print_exception(error)
-        killed = isinstance(error, BrokenProcessPool)
-        reason = "its process was killed, perhaps for want of memory" if killed else f"{type(error).__name__}: {error}"
-        print(f"  {method}: left out: {reason}", flush=True)
-        return [LeftOut(method, reason)]
+        failed = why_left_out(method, error)
+        print(f"  {method}: left out: {failed.reason}", flush=True)
+        return [failed]
     print(f"  {', '.join(rows)}: {seconds:.1f} s", flush=True)
     return [Answers(name, each, seconds, peak) for name, each in rows.items()]
+
+
+def why_left_out(method: str, error: Exception) -> LeftOut:
+    """What a process that worked for ``method`` failed with; the traceback goes to standard error."""
+    traceback.print_exception(error)
+    killed = isinstance(error, BrokenProcessPool)
+    reason = "its process was killed, perhaps for want of memory" if killed else f"{type(error).__name__}: {error}"
+    return LeftOut(method, reason)
 
 
 def _as_one(method: str, answer: Callable[..., Int32], arguments: tuple[Any, ...]) -> dict[str, Int32]:

@@ -127,7 +127,10 @@ def read_titles(path: Path | None, item_ids: Collection[str]) -> dict[str, str]:
 
 
 def read_attributes(path: Path | None, item_ids: Collection[str]) -> dict[str, list[object]]:
-    """Item → codes, of a JSON object of lists; those of items outside ``item_ids`` are left out.
+    """Item → codes, of a JSON object; those of items outside ``item_ids`` are left out.
+
+    An item's value is a list of codes, one code alone, or an object whose keys and values are codes "key=value"; null
+    is no code. A code is a string, a number, true or false.
 
     Raises:
         SystemExit: it is no such file, or knows none of the items.
@@ -136,15 +139,35 @@ def read_attributes(path: Path | None, item_ids: Collection[str]) -> dict[str, l
         return {}
     try:
         given = json.loads(_read(path))
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of thousands of digits, or lists as deep as that
         raise SystemExit(f"{path}: expected JSON, came {error}") from error
     if not isinstance(given, dict):
-        raise SystemExit(f"{path}: expected an object of item → list of codes, came a {type(given).__name__}")
+        raise SystemExit(f"{path}: expected an object of item → codes, came a {type(given).__name__}")
     known = _of_known(path, given, item_ids)
-    for item, codes in known.items():
-        if not isinstance(codes, list):
-            raise SystemExit(f"{path}: expected a list of codes for each item, came {codes!r} for {item!r}")
-    return known
+    return {item: [_clean(code) for code in _codes(path, item, value)] for item, value in known.items()}
+
+
+def _codes(path: Path, item: str, value: object) -> list[object]:
+    if isinstance(value, dict):
+        return [f"{key}={code}" for key, each in value.items() for code in _plain(path, item, each)]
+    return _plain(path, item, value)
+
+
+def _plain(path: Path, item: str, value: object) -> list[object]:
+    """The codes of a list of them, or of one alone."""
+    codes = [code for code in (value if isinstance(value, list) else [value]) if code is not None]
+    for code in codes:
+        if not isinstance(code, (str, int, float)):  # true and false are int
+            raise SystemExit(
+                f"{path}: expected codes (strings, numbers, true or false), a list of them or an object of key → "
+                f"codes for each item, came {code!r} for {item!r}"
+            )
+    return codes
+
+
+def _clean(code: object) -> object:
+    """JSON may name half of a character (\\ud800), which no file or database takes: it becomes a question mark."""
+    return code.encode(errors="replace").decode() if isinstance(code, str) else code
 
 
 def _of_known(path: Path, given: dict[str, Any], item_ids: Collection[str]) -> dict[str, Any]:

@@ -30,8 +30,8 @@ from recsys.histories import Int32
 from recsys.request import Interaction, Request
 from recsys.schema import EVENTS, ITEMS, REVIEWS
 
-K = 10
-MEASURES = {"ndcg@10": ("ndcg_at_k", 10), "recall@10": ("recall_at_k", 10), "map@10": ("average_precision_at_k", 10)}
+K = 12
+MEASURES = {"ndcg@10": ("ndcg_at_k", 10), "recall@10": ("recall_at_k", 10), "map@12": ("average_precision_at_k", 12)}
 TEST_DAY = datetime(2020, 1, 1, tzinfo=UTC)  # what every line's last item is given as its day
 PEERS = ("popular", "PCTM", "EASE", "als", "bpr", "cosine", "bm25")
 
@@ -118,7 +118,8 @@ def peer(method: str, files: Files) -> Int32:
     if method == "EASE":
         return peers.ease(taken, data.users, K, penalty=250.0, min_buyers=1, repeats=False)
     if method == "popular":
-        return best_unseen(sparse.csr_matrix((len(data.users), n_items)), log_share(data), data, K)
+        share = log_share(data)
+        return best_unseen(lambda some: np.tile(share, (len(data.users[some]), 1)), data, K)
     return pctm(data, settings_for(files.sequences.stem, data), K)
 
 

@@ -8,6 +8,8 @@ import polars as pl
 from tqdm import tqdm
 
 from recsys.artifacts import Release
+from recsys.evaluation.yardstick import slate_rows
+from recsys.histories import Int32
 from recsys.ranking.features import ITEM_FEATURES
 from recsys.recommend import in_batches, recommend
 from recsys.request import Request, Slate
@@ -46,7 +48,7 @@ def answer_requests(
     Nothing is filtered by stock: what was in stock in the past is not known, and what is today must not leak into it.
     ``available`` bool [n] comes from on_offer(); None: everything.
     """
-    shown = np.ones(len(release.item_ids), bool) if available is None else available
+    shown = _shown(release, available)
 
     def answer(batch: slice) -> list[Slate]:
         return recommend(release, requests[batch], available=shown)
@@ -57,3 +59,23 @@ def answer_requests(
             slates += answered
             bar.update(len(answered))
     return slates
+
+
+def answer_rows(
+    release: Release, requests: Sequence[Request], k: int, available: Bool | None = None, *, threads: int = 1
+) -> Int32:
+    """The first ``k`` items of each answer as the release's rows, int32 [q, k], -1 in an empty place.
+
+    As slate_rows() of answer_requests(), but a batch's slates are let go before the next: hundreds of thousands of them
+    take gigabytes.
+    """
+    shown = _shown(release, available)
+
+    def answer(batch: slice) -> Int32:
+        return slate_rows(recommend(release, requests[batch], available=shown), release.rows, k)
+
+    return np.concatenate([np.empty((0, k), np.int32), *in_batches(answer, len(requests), threads)])
+
+
+def _shown(release: Release, available: Bool | None) -> Bool:
+    return np.ones(len(release.item_ids), bool) if available is None else available

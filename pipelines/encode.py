@@ -16,6 +16,7 @@ from pipelines.recipe import ItemVectors
 from recsys.alignment.behaviour import behaviour_modality
 from recsys.alignment.carried import save_carried
 from recsys.alignment.concepts import Concepts, imagenet_names
+from recsys.alignment.ensemble import Ensemble, Shape
 from recsys.alignment.graph import with_neighbours
 from recsys.alignment.modality import Modality
 from recsys.alignment.model import Aligner
@@ -117,21 +118,25 @@ def align_shop(
 ) -> AlignedShop:
     """Train the aligner on behaviour before ``cutoff`` and embed every item; so should ``encoded`` have its reviews.
 
-    The ranker's examples all lie after ``cutoff``: so likeness means the same to it in training and in serving.
+    The ranker's examples all lie after ``cutoff``: so likeness means the same to it in training and in serving. Where
+    nothing at all is known by then, every item's vector is zero, and recommendations come from counts alone.
     """
     modalities, pairs = _what_is_aligned(encoded, events, cutoff, config)
     alignment = config.alignment
     if len(modalities) == 1:  # an ensemble disagrees about what goes with what; alone, there is nothing to align with
         alignment = replace(alignment, members=1)
-    aligner = train_alignment(
-        modalities,
-        pairs,
-        alignment,
-        seed=config.seed,
-        threads=config.threads,
-        progress=progress,
-        concepts=_concepts(config) if config.alignment.method == "conse" else None,
-    )
+    if _with_content(modalities):
+        aligner = train_alignment(
+            modalities,
+            pairs,
+            alignment,
+            seed=config.seed,
+            threads=config.threads,
+            progress=progress,
+            concepts=_concepts(config) if config.alignment.method == "conse" else None,
+        )
+    else:
+        aligner = _untrained(modalities, alignment.dim)
     fused = aligner.embed(modalities, threads=config.threads)
     n_items = len(fused)
     vectors = ItemVectors(
@@ -177,10 +182,20 @@ def _what_is_aligned(
     pairs = bought_together(past)
     modalities = encoded.modalities
     if _with_content(modalities) < 2:
-        modalities = {"behaviour": behaviour_modality(past, encoded.n_items, SPACE_DIM)}
+        until = days_since_epoch(cutoff)
+        modalities = {"behaviour": behaviour_modality(events, encoded.n_items, SPACE_DIM, until)}
     if config.alignment.fusion == "graph":
         modalities = with_neighbours(modalities, pairs)
     return modalities, pairs
+
+
+def _untrained(modalities: Mapping[str, Modality], dim: int) -> Aligner:
+    """What stands for an aligner where no item has any modality to train on: all its weights are zero."""
+    widths = {name: modality.vectors.shape[1] for name, modality in modalities.items()}
+    ensemble = Ensemble(Shape(widths, dim, members=1, hidden=0, components=1, fusion="mean", dropout=0.0, noise=0.0))
+    for weights in ensemble.parameters():
+        weights.detach().zero_()
+    return Aligner(ensemble, history=[])
 
 
 def _concepts(config: NightConfig) -> dict[str, Concepts]:

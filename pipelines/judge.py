@@ -5,13 +5,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from pipelines.answers import Arrivals, Bool, answer_requests, on_offer
+from pipelines.answers import Arrivals, Bool, answer_rows, on_offer
 from pipelines.baselines import item_to_item, popularity
 from recsys.artifacts import Release
 from recsys.evaluation.compare import Comparison
 from recsys.evaluation.metrics import PerUser
 from recsys.evaluation.requests import EvaluationSet
-from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies, slate_rows
+from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
 from recsys.histories import Int32, Interactions
 from recsys.request import Request
 
@@ -52,8 +52,8 @@ class Judgement:
 def recommended_rows(
     release: Release, requests: Sequence[Request], k: int, threads: int = 1, available: Bool | None = None
 ) -> Int32:
-    """What ``release`` answers, as its own rows, int32 [q, k], -1 in an empty place; see answer_requests()."""
-    return slate_rows(answer_requests(release, requests, available, threads=threads), release.rows, k)
+    """What ``release`` answers, as its own rows, int32 [q, k], -1 in an empty place; see answer_rows()."""
+    return answer_rows(release, requests, k, available, threads=threads)
 
 
 def judge(

@@ -63,7 +63,8 @@ def retrain(
         progress: print stages and bars to stderr.
 
     Raises:
-        SchemaError: there are no items or no events to learn from, or nothing is known of the items but their ids.
+        SchemaError: there are no items or no events to learn from, or nothing is known of the items but their ids, and
+            fewer than two of them were taken by two shoppers.
         ConfigError: the events all have the same time, or none is from before ``until``.
         ReleaseError: it was to be published, and is made and recorded only: see publish_unless_worse().
     """

@@ -121,9 +121,24 @@ def test_a_damaged_aligner_is_refused(trained, tmp_path):
 
 
 def test_the_loss_goes_down(trained):
-    for member in range(SMALL.members):
-        losses = [epoch["loss"] for epoch in trained[2].history if epoch["member"] == member]
-        assert losses[-1] < 0.8 * losses[0]
+    first, second = (
+        [epoch["loss"] for epoch in trained[2].history if epoch["member"] == member] for member in range(2)
+    )
+    assert first[-1] < 0.8 * first[0]
+    assert second[-1] < second[0] < first[0]  # it starts from the linear maps
+
+
+def test_few_items_are_aligned_better_with_the_linear_member():
+    modalities = make_modalities(present=(1, 1, 1), noise=1.0)
+    held_out = np.arange(N) >= 200
+    found = {}
+    for linear in (0, 16):
+        config = dataclasses.replace(SMALL, linear=linear)
+        aligner = train_alignment(modalities, NO_PAIRS, config, 0, 1, progress=False, held_out=held_out)
+        sides = [aligner.embed_modality(name, modalities[name].vectors[held_out]) for name in ("image", "text")]
+        found[linear] = recall_at_1(*sides)
+    assert found[16] > found[0] + 0.1
+    assert found[0] > 0.5  # by chance 0.0025
 
 
 def test_items_bought_together_attract_even_when_they_look_different():

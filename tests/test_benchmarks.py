@@ -7,12 +7,12 @@ import numpy as np
 import pytest
 from scipy import sparse
 
-from benchmarks import quality
+from benchmarks import hm_sets, quality
 from benchmarks.goals import against_goals
-from benchmarks.peers_cornac import vbpr
+from benchmarks.peers_cornac import MODELS, visual_model
 from benchmarks.protocol import Answers, Truth, popularity_segments, score, show
 from benchmarks.sequence_files import Files, read_sequences, shuffle_ends
-from benchmarks.sequences import MEASURES, peer, truth_of
+from benchmarks.sequences import MEASURES, K, peer, truth_of
 from recsys.evaluation import metrics
 from recsys.evaluation.metrics import history_segments
 
@@ -37,6 +37,11 @@ def test_only_the_last_three_change_places():
     assert [sorted(line) for line in mixed] == [sorted(line) for line in lines]
     assert mixed[3][:-3] == lines[3][:-3]
     assert shuffle_ends(lines) == mixed
+
+
+def test_every_table_of_recommendations_has_the_same_columns():
+    assert list(MEASURES) == list(hm_sets.MEASURES) == ["ndcg@10", "recall@10", "map@12"]
+    assert max(k for _, k in MEASURES.values()) <= K
 
 
 def test_leave_last_out(tmp_path):
@@ -116,12 +121,19 @@ def test_the_page_says_what_was_measured(tmp_path, monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_multimodal_peer_places_what_nobody_took_by_its_vector():
+@pytest.mark.parametrize("name", MODELS)
+def test_the_multimodal_peers_know_who_likes_what_and_place_the_rest_by_its_vector(name):
     taken = np.zeros((40, 22))
     taken[:20, :10] = taken[20:, 10:20] = np.random.default_rng(0).random((20, 10)) < 0.6
     kind = np.r_[np.zeros(10, int), np.ones(10, int), 0, 1]  # the last two are of a kind, and nobody took them
-    scores = vbpr(sparse.csr_matrix(taken), np.eye(2, dtype=np.float32)[kind], np.array([0, 39]), seed=0, threads=1)
-    assert scores.shape == (2, 22)
-    assert scores[0, 20] > scores[0, 21]
-    assert scores[1, 21] > scores[1, 20]
-    assert scores[0, :10].min() > scores[0, 10:20].max()
+    vectors = np.eye(2, dtype=np.float32)[kind]
+    asked = np.array([0, 5, 39])
+    scores = visual_model(name, sparse.csr_matrix(taken), vectors, asked, seed=0, threads=1)
+    assert scores.shape == (3, 22)
+    for mine in (scores[:2], scores[2:, [*range(10, 20), *range(10), 21, 20]]):
+        assert mine[:, :10].mean() > mine[:, 10:20].max()
+        # CausalRec takes off what a look alone would sell; of what nobody took there is no more than that.
+        assert (mine[:, 20] > mine[:, 21]).all() == (name == "VBPR")
+    # Whoever else is asked does not matter.
+    alone = visual_model(name, sparse.csr_matrix(taken), vectors, asked[2:], seed=0, threads=1)
+    np.testing.assert_array_equal(alone[0], scores[2])

@@ -1,6 +1,8 @@
 """Tables of products as shops write them: every id as it was, every row used or counted with the reason."""
 
+import gzip
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +14,7 @@ from benchmarks.products import read_pairs, read_products
 FORMS = ("parquet", "csv", "jsonl", "csv.gz")
 
 
-def write_table(folder: Path, form: str, ids: list[str | None], **columns: list[str | None]) -> Path:
+def write_table(folder: Path, form: str, ids: Sequence[str | None], **columns: Sequence[str | int | None]) -> Path:
     """The products' table in one of FORMS; titles where none are given."""
     frame = pl.DataFrame({"product_id": ids, "title": ["Hat"] * len(ids), **columns})
     file = folder / f"products.{form}"
@@ -110,6 +112,8 @@ def test_a_picture_may_be_of_any_form_that_is_read(tmp_path: Path) -> None:
         ("a.csv", "", "expected .* names of the columns, came an empty file"),
         ("a.csv", "product_id,title\n", r"expected rows, came none \(0 lines"),
         ("a.jsonl", "[1]\n", r"expected rows, came none \(1 lines cannot be read\)"),
+        ("a.json", "[1\n2\n", r"expected rows, came none \(2 lines cannot be read\)"),
+        ("a.json.gz", "[1]", "expected a whole gzip file"),
         ("a.parquet", "x", "expected a Parquet file"),
     ],
 )
@@ -132,3 +136,92 @@ def test_times_of_purchases_are_numbers_where_they_look_like_numbers(tmp_path: P
     pairs = read_pairs(tmp_path / "t.csv", ["01", "02", "03", "04", "05"])
     assert [0, 4] not in pairs.tolist()  # four purchases apart; as text 9 would be the last of them
     assert len(pairs) == 4 + 3 + 2
+
+
+@pytest.mark.parametrize("form", ["parquet", "jsonl"])
+def test_lists_of_words_are_joined(form: str, tmp_path: Path) -> None:
+    rows = [
+        {"title": ["Red", "dress"], "description": ["Long.", None, "Of silk."], "category": ["Women", "Dresses"]},
+        {"title": ["Hat"], "description": [], "category": None},
+    ]
+    frame = pl.DataFrame([{"product_id": str(n), **row} for n, row in enumerate(rows)])
+    file = tmp_path / f"products.{form}"
+    (frame.write_parquet if form == "parquet" else frame.write_ndjson)(file)
+    products = read_products(file, tmp_path)
+    assert products.words == ["Red dress. Long. Of silk.", "Hat."]
+    assert products.category.tolist() == ["Women > Dresses", ""]
+
+
+def test_lists_of_lists_are_joined(tmp_path: Path) -> None:
+    rows = {"product_id": [1], "title": ["Hat"], "category": [[["Women", "Hats"], ["Sale"]]]}
+    pl.DataFrame(rows).write_parquet(tmp_path / "a.parquet")
+    assert read_products(tmp_path / "a.parquet", tmp_path).category.tolist() == ["Women > Hats > Sale"]
+
+
+def test_whole_numbers_find_pictures_named_with_zeros_before(tmp_path: Path) -> None:
+    for name in ("0108775015", "0000", "5", "07", "007", "0A1", "009"):
+        (tmp_path / f"{name}.jpg").touch()
+    ids = {
+        "108775015": "0108775015", "0": "0000", "005": "5",
+        "7": None, "007": "007",  # two pictures that it could be, one of them that of another product
+        "A1": None,  # no number
+        "9": None, "09": None,  # two products that it could be of
+    }  # fmt: skip
+    products = read_products(write_table(tmp_path, "csv", list(ids)), tmp_path)
+    assert dict(zip(products.ids, [path and path.stem for path in products.pictures])) == ids
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_whole_numbers_that_a_null_made_floats_are_whole_numbers(form: str, tmp_path: Path) -> None:
+    frame = pl.DataFrame({"product_id": [7.0, None, 108775015.0], "title": ["Hat"] * 3})
+    file = write_table(tmp_path, form, frame["product_id"].cast(pl.String).to_list())
+    if form == "parquet":
+        frame.write_parquet(file)
+    assert read_products(file, tmp_path).ids == ["7", "108775015"]
+    versions: list[str | None] = ["7.0", "7.1"]  # not numbers of which all are whole
+    assert read_products(write_table(tmp_path, form, versions), tmp_path).ids == versions
+
+
+@pytest.mark.parametrize("form", FORMS)
+def test_ids_lose_blanks_around_and_the_ending_of_a_picture(form: str, tmp_path: Path) -> None:
+    (tmp_path / "a.jpg").touch()
+    ids: list[str | None] = [" a ", "b.JPG", "c.webp ", "a", "d.2", ".jpg"]
+    products = read_products(write_table(tmp_path, form, ids), tmp_path)
+    assert products.ids == ["a", "b", "c", "d.2"]
+    assert products.pictures[0] == tmp_path / "a.jpg"
+    assert products.left_out == {"without an id": 1, "with the id of one before": 1}
+    bought = {"user_id": ["x", "x"], "item_id": ["a.jpg", " b"], "timestamp": [1, 2]}
+    pairs = read_pairs(write_table(tmp_path, form, ["1", "2"], **bought), products.ids)
+    assert pairs.tolist() == [[0, 1]]  # as in the table, so in the purchases
+
+
+def test_names_of_columns_are_known_in_capitals(tmp_path: Path) -> None:
+    (tmp_path / "a.csv").write_text("Product_ID,TITLE,Category,category\n1,Hat,x,Hats\n")
+    products = read_products(tmp_path / "a.csv", tmp_path)
+    assert (products.ids, products.words) == (["1"], ["Hat."])
+    assert products.category.tolist() == ["Hats"]  # the one that is written as expected
+    (tmp_path / "t.csv").write_text("USER_ID,Item_Id,TimeStamp\nx,1,1\nx,2,2\n")
+    assert read_pairs(tmp_path / "t.csv", ["1", "2"]).tolist() == [[0, 1]]
+
+
+@pytest.mark.parametrize("form", ["json", "jsonl", "json.gz"])
+def test_one_array_of_json_is_read(form: str, tmp_path: Path) -> None:
+    rows = [{"product_id": 1, "title": "Hat"}, "no object", {"product_id": 2, "title": ["Red", "hat"]}]
+    file = tmp_path / f"a.{form}"
+    whole = b"\n " + json.dumps(rows, indent=1).encode()
+    file.write_bytes(gzip.compress(whole) if form.endswith("gz") else whole)
+    products = read_products(file, tmp_path)
+    assert products.words == ["Hat.", "Red hat."]
+    assert products.left_out == {"on a line that cannot be read": 1}
+
+
+def test_pictures_may_lie_in_folders_below(tmp_path: Path) -> None:
+    images = tmp_path / "images"
+    for name in ("010/0108775015.jpg", "010/a.png", "011/a.jpg", "011/deeper/b.jpg"):
+        (images / name).parent.mkdir(parents=True, exist_ok=True)
+        (images / name).touch()
+    file = write_table(tmp_path, "csv", ["0108775015", "a", "b"])
+    found = [path and path.relative_to(images).as_posix() for path in read_products(file, images).pictures]
+    assert found == ["010/0108775015.jpg", "011/a.jpg", "011/deeper/b.jpg"]
+    (images / "b.jpg").touch()  # these are the pictures then, and those below are something else, as small ones
+    assert read_products(file, images).pictures == [None, None, images / "b.jpg"]

@@ -85,6 +85,32 @@ def test_where_only_ids_are_known_an_item_that_gets_words_keeps_its_place(tmp_pa
 
 
 @pytest.mark.slow
+def test_a_shop_of_ids_whose_first_days_sold_little_gets_a_night_of_counts(tmp_path: Path) -> None:
+    """One sale a day at first, of an item each, and then a rush on all six; nothing is known before the oldest cut."""
+    config = replace(load_config(SMALL), paths=paths_below(tmp_path))
+    engine = open_database(config.paths.database)
+    upgrade_database(engine)
+    names = ["a", "b", "c", "d", "e", "f"]
+    put_items(engine, [{"item_id": name} for name in names])
+    first = datetime(2026, 3, 1, tzinfo=UTC)
+    days = [*range(14), *np.repeat(range(14, 24), 12).tolist()]
+    events = [
+        {"event_id": f"e{n}", "user_id": f"u{n if day < 14 else n % 40}", "item_id": names[0 if day < 14 else n % 6],
+         "event_type": "purchase", "timestamp": first + day * DAY + timedelta(seconds=n)}
+        for n, day in enumerate(days)
+    ]  # fmt: skip
+    insert_events(engine, events)
+    versions = [retrain(config, publish=publish, progress=False).manifest.version for publish in (False, True)]
+    releases = [load_release(Path(config.paths.releases) / version) for version in versions]
+    for release in releases:
+        assert not np.asarray(release.tables.spaces["fused"]).any()
+        (slate,) = recommend(release, [Request(requested_at=first + 30 * DAY, item_ids=["b"], limit=6)])
+        assert {item.item_id for item in slate.items} == set(names) - {"b"}
+    # Of the same shop the same bits, though the first night was not published.
+    assert releases[0].manifest.files == releases[1].manifest.files
+
+
+@pytest.mark.slow
 def test_a_review_is_in_no_vector_that_is_judged_on_what_came_before_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -141,5 +167,11 @@ def test_items_of_which_only_ids_are_known_have_the_space_of_their_shoppers() ->
     likeness = unit @ unit.T
     assert likeness[0, 1] > 0.99 > 0.5 > abs(likeness[0, 2])
     assert likeness[2, 3] > 0.7 > abs(likeness[0, 3])
+    later = purchases(np.append(shoppers, [6, 7]), np.append(rows, [4, 4]), np.append(np.zeros(12), [1, 1]))
+    until = behaviour_modality(later, n_items=6, dim=4, until_days=1)
+    np.testing.assert_array_equal(until.vectors, known.vectors)  # what came later is not in them
+    before = behaviour_modality(later, n_items=6, dim=4, until_days=0)
+    assert not before.present.any()
+    assert not before.vectors.any()
     with pytest.raises(SchemaError, match=r"at least 2 items with a picture .* two shoppers took, came 0 of 6 items"):
         behaviour_modality(past.select(np.arange(12) < 2), n_items=6, dim=4)

@@ -1,7 +1,7 @@
-"""Aligners that are computed and not trained: linear maps into a space that all modalities share.
+"""What is computed and not trained: linear maps into a space that all modalities share.
 
-Each fills in the one member of an ensemble without hidden layers, so that what comes out embeds, saves and loads like
-any other aligner.
+They fill in a member without hidden layers, so that what comes out embeds, saves and loads like any other: the only
+member of an aligner of one of these methods, or one beside those that are trained.
 """
 
 from collections.abc import Callable
@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from recsys.alignment.config import AlignmentConfig
-from recsys.alignment.ensemble import Ensemble
+from recsys.alignment.ensemble import Ensemble, Member
 from recsys.alignment.examples import Examples
 from recsys.errors import ConfigError
 
@@ -22,29 +22,40 @@ SHARPNESS = (4.0, 8.0, 16.0, 32.0)  # of ConSE's classifier
 def fit_closed_form(
     ensemble: Ensemble, examples: Examples, config: AlignmentConfig, quality: Callable[[], float]
 ) -> None:
-    """Fill in the ensemble's only member by ``config.method``; of several strengths the best by ``quality`` is kept.
+    """Fill in the ensemble's only member by ``config.method``.
 
     Args:
         ensemble: of one member with heads without hidden layers; its rotations are fitted.
         examples: the training data.
         config: "cca", "similarity" or "conse" as the method.
+        quality: of the member as it stands, see fit_cca().
+    """
+    (member,) = ensemble.each_member()
+    if config.method == "cca":
+        fit_cca(member, examples, config.dim, quality)
+    else:
+        _set(member, shared_maps(ensemble, examples, config))
+
+
+def fit_cca(member: Member, examples: Examples, dim: int, quality: Callable[[], float]) -> None:
+    """Fill in a member without hidden layers by cca_maps(), with the ridge that is best by ``quality``.
+
+    Args:
+        member: of ``dim`` dimensions.
+        examples: the training data.
+        dim: directions to keep.
         quality: of the member as it stands, on held-out items; higher is better.
     """
-    if config.method == "cca":
-        candidates = [cca_maps(examples, ridge, config.dim) for ridge in RIDGES]
-    else:
-        candidates = [shared_maps(ensemble, examples, config)]
-    best = max(candidates, key=lambda maps: _quality_of(ensemble, maps, quality)) if len(candidates) > 1 else None
-    _set(ensemble, best or candidates[0])
+    candidates = [cca_maps(examples, ridge, dim) for ridge in RIDGES]
+    _set(member, max(candidates, key=lambda maps: _quality_of(member, maps, quality)))
 
 
-def _quality_of(ensemble: Ensemble, maps: dict[str, Tensor], quality: Callable[[], float]) -> float:
-    _set(ensemble, maps)
+def _quality_of(member: Member, maps: dict[str, Tensor], quality: Callable[[], float]) -> float:
+    _set(member, maps)
     return quality()
 
 
-def _set(ensemble: Ensemble, maps: dict[str, Tensor]) -> None:
-    member = ensemble.each_member()[0]
+def _set(member: Member, maps: dict[str, Tensor]) -> None:
     with torch.no_grad():
         for name, weight in maps.items():
             member.head(name).set_linear(weight)

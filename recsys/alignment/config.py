@@ -5,7 +5,8 @@ from dataclasses import dataclass
 from recsys.alignment.fusion import FUSIONS
 from recsys.errors import ConfigError, require_at_least, require_positive, require_share
 
-TRAINED = ("info_nce", "siglip", "regression", "clusters")  # by gradient descent, in an ensemble
+CONTRASTIVE = ("info_nce", "siglip")
+TRAINED = (*CONTRASTIVE, "regression", "clusters")  # by gradient descent, in an ensemble
 CLOSED_FORM = ("cca", "similarity", "conse")
 METHODS = TRAINED + CLOSED_FORM
 
@@ -17,7 +18,8 @@ class AlignmentConfig:
     Methods: ``info_nce`` and ``siglip`` are contrastive; ``regression`` maps every modality onto the words;
     ``clusters`` agrees on prototypes only; ``cca`` finds correlated directions; ``similarity`` joins encodings that
     share a space already (CLIP, SigLIP); ``conse`` names the classes in a picture and averages the names' encodings.
-    The last three are computed, not trained: they know only ``dim`` and ``components`` and fuse by the mean.
+    The last three are computed, not trained: they know only ``dim`` and ``components`` and fuse by the mean. Only the
+    contrastive two know ``linear``.
     """
 
     dim: int = 64  # of the item space
@@ -25,6 +27,7 @@ class AlignmentConfig:
     fusion: str = "gated"  # a key of FUSIONS
     members: int = 4  # of the ensemble; time grows with it, the size of the item vectors does not
     hidden: int = 512  # width of a head's hidden layers
+    linear: int = 128  # dimensions of a further member of linear maps, computed by CCA; 0: none. See train_alignment()
     components: int = 512  # principal components of a modality that its head reads, at most
     dropout: float = 0.1  # of those components
     noise: float = 0.2  # standard deviation added to each of them in training; their mean square is 1
@@ -52,6 +55,6 @@ class AlignmentConfig:
         positive = ("dim", "members", "hidden", "components", "prototypes", "epochs", "max_steps", "patience")
         require_at_least("alignment", self, batch_size=2, **dict.fromkeys(positive, 1))
         weights = ("fusion_weight", "neighbour_weight", "behaviour_weight", "adversarial_weight")
-        require_at_least("alignment", self, noise=0, hardness=0, weight_decay=0, **dict.fromkeys(weights, 0))
+        require_at_least("alignment", self, linear=0, noise=0, hardness=0, weight_decay=0, **dict.fromkeys(weights, 0))
         require_share("alignment", self, "dropout", "modality_dropout", "held_out")
         require_positive("alignment", self, "temperature", "lr")

@@ -1,7 +1,7 @@
 """The modules of an aligner: per member a head for each modality and a fusion, and the compression of all members."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import cast
 
 import numpy as np
@@ -27,6 +27,12 @@ class Shape:
     noise: float  # standard deviation added to them, in training only
     pinned: str = ""  # the modality whose head is no network but its first principal components, as they are
     concepts: dict[str, tuple[int, int]] = field(default_factory=dict)  # modality → (classes, width), see Concepts
+    linear: int = 0  # dimensions of one further member, of linear maps; 0: there is none
+
+    @property
+    def of_linear_member(self) -> "Shape":
+        """The shape of a member that is computed and not trained."""
+        return replace(self, dim=self.linear, hidden=0, fusion="mean", pinned="")
 
     def read(self, name: str) -> int:
         """Width of what a modality's rotation is given."""
@@ -96,6 +102,17 @@ class Head(nn.Module):
         self.linear.weight.copy_(weight.T)
         self.linear.bias.zero_()
 
+    def start_from(self, linear: "Head") -> None:
+        """Begin as the leading dimensions of a linear head, to which the MLP adds little as yet."""
+        dim = min(len(self.linear.weight), len(linear.linear.weight))
+        with torch.no_grad():
+            self.linear.weight.zero_()
+            self.linear.weight[:dim] = linear.linear.weight[:dim]
+            self.linear.bias.zero_()
+            if self.mlp is not None:
+                for parameter in list(self.mlp.parameters())[-2:]:  # of its last layer
+                    parameter.mul_(0.1)
+
     def forward(self, components: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """[batch, kept] → unit-norm float32 [batch, dim]; with noise and dropout where given a generator."""
         if generator is not None and self.noise:
@@ -143,6 +160,10 @@ class Member(nn.Module):
         """[batch, m, dim], [batch, m] → unit-norm [batch, dim]."""
         return F.normalize(self.fusion(tokens, present), dim=1)
 
+    def embed(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """All modalities fused: → unit norm [batch, dim]."""
+        return self.fuse(self.tokens(inputs), present)
+
 
 class Ensemble(nn.Module):
     """The modules of an aligner, whole: rotations, members, compression."""
@@ -159,10 +180,12 @@ class Ensemble(nn.Module):
             {name: Rotation(shape.read(name), shape.kept(name)) for name in shape.modalities}
         )
         self.members = nn.ModuleList([Member(shape, temperature) for _ in range(shape.members)])
-        self.register_buffer("compression", torch.zeros(shape.members * shape.dim, shape.dim))
+        if shape.linear:
+            self.members.append(Member(shape.of_linear_member, temperature))
+        self.register_buffer("compression", torch.zeros(shape.members * shape.dim + shape.linear, shape.dim))
 
     def each_member(self) -> list[Member]:
-        """The members, typed."""
+        """The members, typed; the linear one, where there is one, comes last."""
         return [member for member in self.members if isinstance(member, Member)]
 
     def rotation(self, name: str) -> Rotation:
@@ -183,19 +206,43 @@ class Ensemble(nn.Module):
         rotated: Tensor = self.rotations[name](self.read(name, vectors))
         return rotated
 
-    def fit_compression(self, sides: Tensor) -> None:
-        """Keep the ``dim`` principal axes of the members' outputs side by side, float32 [n, members·dim].
+    def fit_compression(self, sides: Tensor, linear_weight: float = 1.0) -> None:
+        """Keep the ``dim`` principal axes of the members' outputs side by side.
 
         Not centred, so that inner products, which the training meant, are what is kept.
+
+        Args:
+            sides: float32 [n, width of all members].
+            linear_weight: what the linear member's outputs count beside those of another.
         """
-        _, axes = torch.linalg.eigh((sides.T @ sides).double())
+        weights = torch.ones(len(self.compression), dtype=torch.float64)
+        weights[self.shape.members * self.shape.dim :] = linear_weight
+        weighted = F.normalize(sides * weights.float(), dim=1)
+        _, axes = torch.linalg.eigh((weighted.T @ weighted).double())
         axes = axes[:, -self.shape.dim :].flip(1)
-        self.compression.copy_(axes * torch.where(axes.abs().amax(0) == axes.amax(0), 1.0, -1.0))
+        axes = axes * torch.where(axes.abs().amax(0) == axes.amax(0), 1.0, -1.0)
+        self.compression.copy_(weights.unsqueeze(1) * axes)
 
     def project(self, name: str, components: Tensor) -> Tensor:
-        """One modality alone, members side by side: [batch, kept] → [batch, members·dim]."""
+        """One modality alone, members compressed: [batch, kept] → unit norm [batch, dim]."""
+        return self.compress(self.modality_sides(name, components))
+
+    def tokens(self, inputs: Mapping[str, Tensor]) -> Tensor:
+        """All modalities alone, members compressed: {name: [batch, kept]} → unit norm [batch, m, dim]."""
+        return torch.stack([self.project(name, inputs[name]) for name in self.shape.modalities], dim=1)
+
+    def embed(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """All modalities fused, members compressed: → unit norm [batch, dim]."""
+        return self.compress(self.fused_sides(inputs, present))
+
+    def modality_sides(self, name: str, components: Tensor) -> Tensor:
+        """One modality alone, members side by side: [batch, kept] → [batch, width of all members]."""
         return torch.cat([member.heads[name](components) for member in self.each_member()], dim=1)
 
-    def fuse(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor:
-        """All modalities fused, members side by side: → [batch, members·dim]."""
-        return torch.cat([member.fuse(member.tokens(inputs), present) for member in self.each_member()], dim=1)
+    def fused_sides(self, inputs: Mapping[str, Tensor], present: Tensor) -> Tensor:
+        """All modalities fused, members side by side: → [batch, width of all members]."""
+        return torch.cat([member.embed(inputs, present) for member in self.each_member()], dim=1)
+
+    def compress(self, sides: Tensor) -> Tensor:
+        """Members side by side → unit norm [batch, dim]."""
+        return F.normalize(sides @ self.compression, dim=1)

@@ -18,7 +18,6 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor
-from torch.nn import functional as F
 
 from recsys.alignment.ensemble import Ensemble, Member, Shape
 from recsys.alignment.hubs import BANK, hubness
@@ -100,8 +99,7 @@ class Aligner:
                     for position, name in enumerate(self.shape.modalities)
                     if name in modalities
                 }
-                fused = F.normalize(self.ensemble.fuse(inputs, here) @ self.ensemble.compression, dim=1)
-                embedded[rows] = (fused * here.any(dim=1, keepdim=True)).numpy()
+                embedded[rows] = (self.ensemble.embed(inputs, here) * here.any(dim=1, keepdim=True)).numpy()
         return embedded
 
     def embed_modality(
@@ -125,8 +123,7 @@ class Aligner:
         with torch_threads(threads), torch.inference_mode():
             for start in range(0, len(vectors), CHUNK):
                 rows = slice(start, start + CHUNK)
-                sides = self.ensemble.project(name, self._components(name, vectors[rows], None))
-                embedded[rows] = F.normalize(sides @ self.ensemble.compression, dim=1).numpy()
+                embedded[rows] = self.ensemble.project(name, self._components(name, vectors[rows], None)).numpy()
         return embedded
 
     def embed_words(self, vectors: NDArray[np.float32], threads: int | None = None) -> NDArray[np.float32]:

@@ -9,12 +9,11 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.nn import functional as F
 from tqdm import tqdm
 
-from recsys.alignment.closed_form import SHARPNESS, fit_closed_form
+from recsys.alignment.closed_form import SHARPNESS, fit_cca, fit_closed_form
 from recsys.alignment.concepts import ConceptReader, Concepts
-from recsys.alignment.config import CLOSED_FORM, AlignmentConfig
+from recsys.alignment.config import CLOSED_FORM, CONTRASTIVE, AlignmentConfig
 from recsys.alignment.ensemble import Ensemble, Member, Shape
 from recsys.alignment.examples import PRINCIPAL_ROWS, Examples, prepare_examples
 from recsys.alignment.modality import Modality
@@ -23,6 +22,8 @@ from recsys.alignment.objective import Objective
 from recsys.errors import ConfigError, SchemaError
 
 __all__ = ["AlignmentConfig", "train_alignment"]
+
+LINEAR_WEIGHTS = (1.0, 2.0, 4.0)  # what the linear member may count, beside 1 of each other
 
 
 def train_alignment(
@@ -45,6 +46,10 @@ def train_alignment(
     drawn from those bought with it, for half of the batch; plus ``adversarial_weight`` × the loss of a critic that
     tells modalities apart, against the heads. Where there is one modality only, the second term hides input components
     instead (SimCSE), and the third is left out. The best epoch by held-out mean reciprocal rank is kept.
+
+    Beside the members of a contrastive method stands one of linear maps, computed by canonical correlation analysis: it
+    needs fewer items to learn from than they do, and errs elsewhere. What it counts is chosen on the held-out items,
+    and every second member starts from its maps.
 
     "cca", "similarity" and "conse" are computed (:mod:`recsys.alignment.closed_form`): one linear map a modality.
 
@@ -98,6 +103,8 @@ def _train(
 ) -> list[dict[str, float]]:
     """Train the members beside each other and compress what they say; returns what happened in each epoch."""
     examples = prepare_examples(modalities, pairs, config, ensemble, np.random.default_rng(seed), held_out)
+    if ensemble.shape.linear:
+        _start_linear(ensemble, examples)
     epochs = _n_epochs(config, len(examples.fit_rows))
     with (
         tqdm(total=config.members * epochs, desc="align", unit="epoch", disable=not progress) as bar,
@@ -105,13 +112,33 @@ def _train(
     ):
         seeds = torch.randint(2**62, (config.members,)).tolist()
         jobs = []
-        for number, (member, member_seed) in enumerate(zip(ensemble.each_member(), seeds)):
+        for number, (member, member_seed) in enumerate(zip(ensemble.each_member(), seeds)):  # without the linear one
             objective = Objective(member, config)  # drawn here: the workers share torch's global generator
             jobs.append(pool.submit(_train_member, member, objective, number, member_seed, examples, epochs, bar))
         history = [epoch for job in jobs for epoch in job.result()]
     with torch.inference_mode():
-        ensemble.fit_compression(_all_outputs(ensemble, examples))
+        _compress(ensemble, examples)
     return history
+
+
+def _start_linear(ensemble: Ensemble, examples: Examples) -> None:
+    """Fit the linear member, and start every second one of the others from it; the rest keep the ensemble varied."""
+    *others, linear = ensemble.each_member()
+    fit_cca(linear, examples, ensemble.shape.linear, partial(_quality, linear, examples))
+    for member in others[1::2]:
+        for name in member.heads:
+            member.head(name).start_from(linear.head(name))
+
+
+def _compress(ensemble: Ensemble, examples: Examples) -> None:
+    """Compress what the members say, the linear one, where there is one, counting what serves the held-out items."""
+    sides = _all_outputs(ensemble, examples)
+
+    def quality(weight: float) -> float:
+        ensemble.fit_compression(sides, weight)
+        return _quality(ensemble, examples)
+
+    ensemble.fit_compression(sides, max(LINEAR_WEIGHTS, key=quality) if ensemble.shape.linear else 1.0)
 
 
 def _shape(modalities: Mapping[str, Modality], config: AlignmentConfig, concepts: Mapping[str, Concepts]) -> Shape:
@@ -129,6 +156,7 @@ def _shape(modalities: Mapping[str, Modality], config: AlignmentConfig, concepts
         dropout=config.dropout,
         noise=config.noise,
         pinned=target if config.method == "regression" and len(modalities) > 1 else "",
+        linear=config.linear if config.method in CONTRASTIVE and len(modalities) > 1 else 0,
         concepts={
             name: each.names.shape for name, each in concepts.items() if config.method == "conse" and name in modalities
         },
@@ -242,7 +270,7 @@ def _train_member(
     return history
 
 
-def _quality(member: Member, examples: Examples) -> float:
+def _quality(space: Member | Ensemble, examples: Examples) -> float:
     """Held-out mean reciprocal rank: between modalities, and of held-out items for what they were bought with.
 
     Each is taken among the held-out items only, then averaged over the objectives there are; NaN where there are none.
@@ -250,7 +278,7 @@ def _quality(member: Member, examples: Examples) -> float:
     rows = examples.watch_rows
     scores = []
     with torch.inference_mode():
-        tokens = member.tokens(examples.batch(rows))
+        tokens = space.tokens(examples.batch(rows))
         present = examples.present[rows]
         for left in range(tokens.shape[1]):
             for right in range(left + 1, tokens.shape[1]):
@@ -261,8 +289,8 @@ def _quality(member: Member, examples: Examples) -> float:
                     scores += [_reciprocal_rank(similarity, answer), _reciprocal_rank(similarity.T, answer)]
         if len(examples.watch_pairs) > 1:
             anchors, answers = examples.watch_pairs.T
-            watched = member.fuse(tokens, present)
-            known = member.fuse(member.tokens(examples.batch(anchors)), examples.present[anchors])
+            watched = space.embed(examples.batch(rows), present)
+            known = space.embed(examples.batch(anchors), examples.present[anchors])
             similarity = known @ watched.T
             similarity[anchors.unsqueeze(1) == rows.unsqueeze(0)] = -math.inf  # an anchor is not its own answer
             scores.append(_reciprocal_rank(similarity, torch.searchsorted(rows, answers.contiguous())))
@@ -278,8 +306,8 @@ def _reciprocal_rank(similarity: Tensor, answer: Tensor) -> float:
 def _all_outputs(ensemble: Ensemble, examples: Examples) -> Tensor:
     """Everything the compression must keep: each modality alone where present, and all fused, of the fit items."""
     rows = examples.fit_rows[:: max(1, len(examples.fit_rows) // PRINCIPAL_ROWS)]
-    sides = [ensemble.fuse(examples.batch(rows), examples.present[rows])]
+    sides = [ensemble.fused_sides(examples.batch(rows), examples.present[rows])]
     for position, name in enumerate(examples.inputs):
         there = rows[examples.present[rows, position]]
-        sides.append(ensemble.project(name, examples.inputs[name][there]))
-    return F.normalize(torch.cat(sides), dim=1)
+        sides.append(ensemble.modality_sides(name, examples.inputs[name][there]))
+    return torch.cat(sides)
