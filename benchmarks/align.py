@@ -52,6 +52,7 @@ def run(n_items: int, threads: int, seed: int = 0) -> dict[str, Any]:
         "items": n_items,
         **{f"{name}_width": width for name, width in widths.items()},
         "members": config.alignment.members,
+        "threads": threads,
         "train_s": round(trained - started, 1),
         "embed_s": round(time.perf_counter() - trained, 1),
         "peak_mib": round(peak_mib()),

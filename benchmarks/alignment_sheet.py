@@ -1,19 +1,28 @@
-"""Text queries and their nearest products in the item space, drawn for a person to judge: the demonstration shop."""
+"""What the shipped search finds in the demonstration shop, drawn for a person to judge: by words, by a photo, alike.
+
+A night makes a release of the shop with the shipped encoders, alignment and index of words, and the release is asked as
+the service asks it. The part of the night that learns what shoppers take is kept short: no sheet shows it.
+"""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
+import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
-from pipelines.catalogue import bought_together
-from pipelines.encode import encode_shop
-from pipelines.night_config import NightConfig
-from recsys.alignment.train import train_alignment
+from pipelines.config import Paths
+from pipelines.night_config import EvaluationConfig, NightConfig
+from pipelines.retrain import retrain
+from pipelines.tuning import TuningConfig
+from recsys.alignment.users import UserTowerConfig
+from recsys.artifacts import Release, load_release
+from recsys.data.database import open_database
+from recsys.data.importers import import_shop
 from recsys.data.synthetic import ShopConfig, make_shop
-from recsys.encoders import encode_texts
-from recsys.evaluation.sheet import open_picture
-from recsys.histories import read_interactions
+from recsys.evaluation.sheet import card_colours, open_picture
+from recsys.ranking.train import RankerConfig
+from recsys.search import Query, search
 
 QUERIES = (
     "red striped dress",
@@ -24,47 +33,125 @@ QUERIES = (
     "waterproof, stays dry in the rain",
     "squeaks and makes noise",
 )
-SHOWN, SIDE, GAP = 7, 96, 8
+SHOP = ShopConfig(picture_size=128)
+ELSEWHERE = ShopConfig(n_items=200, n_users=20, picture_size=128, seed=1)  # whose pictures are the photos
+STEP = 3  # of the categories, in the order of their names, every so many has a row
+SHOWN, SIDE, GAP, LABEL = 7, 96, 8, 22  # places, and pixels
 
 
 @dataclass(frozen=True)
-class Found:
-    """A query and the pictures of the products nearest to it, best first; None where a product has none."""
+class Card:
+    """A product as drawn: its picture, or its title where it has none."""
 
-    query: str
-    pictures: Sequence[str | None]
-
-
-def search_demo_shop(folder: Path, threads: int) -> tuple[list[Found], Path]:
-    """Make a demonstration shop, align it as a night does, and ask for QUERIES."""
-    shop = make_shop(folder, ShopConfig(n_items=160, n_users=320, picture_size=128))
-    night = NightConfig(threads=threads)
-    night = replace(night, paths=replace(night.paths, images=str(folder)))
-    encoded = encode_shop(shop.items, shop.reviews, shop.config.end, night, progress=False)
-    pairs = bought_together(read_interactions(shop.events, shop.taste.item_ids))
-    aligner = train_alignment(encoded.modalities, pairs, night.alignment, night.seed, threads, progress=False)
-    embedded = aligner.embed(encoded.modalities)
-    queries = aligner.embed_words(encode_texts(QUERIES, night.text_encoder, None, progress=False).vectors)
-    first = shop.items["images"].list.first().to_list()
-    nearest = (-(queries @ embedded.T)).argsort(axis=1, kind="stable")[:, :SHOWN]
-    return [Found(query, [first[row] for row in rows]) for query, rows in zip(QUERIES, nearest.tolist())], folder
+    title: str
+    picture: Path | None
 
 
-def draw_sheet(rows: Sequence[Found], folder: Path, path: Path) -> None:
-    """One row a query; a small PNG."""
-    label, font = 22, ImageFont.load_default(13)
-    width = GAP + SHOWN * (SIDE + GAP)
-    page = Image.new("RGB", (width, len(rows) * (SIDE + label + GAP) + GAP), "white")
-    pen = ImageDraw.Draw(page)
+@dataclass(frozen=True)
+class Row:
+    """A question and what was found, best first; ``asked`` is the picture asked with, None for words."""
+
+    label: str
+    found: Sequence[Card]
+    asked: Card | None = None
+
+
+def search_demo_shop(folder: Path, threads: int) -> dict[str, list[Row]]:
+    """Make the shop and its release below ``folder``, and ask it: name of a sheet → its rows."""
+    shop = make_shop(folder / "shop", SHOP)
+    release = make_release(folder, threads)
+    cards = cards_of(shop.items, folder / "shop")
+    photos = cards_of(make_shop(folder / "elsewhere", ELSEWHERE).items, folder / "elsewhere")
+
+    def found(query: Query) -> list[Card]:
+        return [cards[item.item_id][1] for item in search(release, query).items]
+
+    return {
+        "words": [Row(words, found(Query(words, limit=SHOWN))) for words in QUERIES],
+        "photo": [
+            Row(f"a photo: {card.title}", found(Query(picture=card.picture.read_bytes(), limit=SHOWN)), card)
+            for _, card in some_of_each(photos)
+            if card.picture is not None
+        ],
+        "similar": [
+            Row(f"like: {card.title}", [cards[other][1] for other, _ in release.similar([item_id], SHOWN)], card)
+            for item_id, card in some_of_each(cards)
+        ],
+    }
+
+
+def make_release(folder: Path, threads: int) -> Release:
+    """Import the shop in ``folder`` and run a night on it."""
+    paths = Paths(
+        database=f"sqlite:///{folder / 'shop.db'}",
+        events=str(folder / "events"),
+        cache=str(folder / "cache"),
+        releases=str(folder / "releases"),
+        images=str(folder / "shop"),
+    )
+    engine = open_database(paths.database)
+    import_shop(engine, folder / "shop", "generic", rejects=folder / "rejects.jsonl", images_root=folder / "shop")
+    engine.dispose()
+    night = NightConfig(
+        paths=paths,
+        users=UserTowerConfig(epochs=2),
+        ranker=RankerConfig(trees=50),
+        tuning=TuningConfig(enabled=False),
+        evaluation=EvaluationConfig(max_users=200),
+        threads=threads,
+    )
+    made = retrain(night, progress=False)
+    return load_release(folder / "releases" / made.manifest.version)
+
+
+def cards_of(items: pl.DataFrame, folder: Path) -> dict[str, tuple[str, Card]]:
+    """item_id → its category, and how it is drawn; pictures are paths relative to ``folder``."""
+    columns = items.select("item_id", "category", "title", pl.col("images").list.first())
+    return {
+        item_id: (category or "", Card(title or item_id, folder / picture if picture else None))
+        for item_id, category, title, picture in columns.iter_rows()
+    }
+
+
+def some_of_each(cards: dict[str, tuple[str, Card]]) -> list[tuple[str, Card]]:
+    """Of every STEP-th category the first product with a picture: nobody chose what is shown."""
+    first: dict[str, tuple[str, Card]] = {}
+    for item_id, (category, card) in cards.items():
+        if category and card.picture is not None:
+            first.setdefault(category, (item_id, card))
+    return [first[category] for category in sorted(first)[::STEP]]
+
+
+def draw_sheet(rows: Sequence[Row], path: Path) -> None:
+    """One row a question, a picture that is asked with before what was found; a small PNG."""
+    pictured = any(row.asked for row in rows)
+    start = 2 * GAP + SIDE if pictured else 0
+    page = Image.new(
+        "RGB", (start + GAP + SHOWN * (SIDE + GAP), len(rows) * (SIDE + LABEL + GAP) + GAP), "white"
+    )  # fmt: skip
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(13)
     for place, row in enumerate(rows):
-        top = GAP + place * (SIDE + label + GAP)
-        pen.text((GAP, top), row.query, "#1c1e21", font)
-        for column, picture in enumerate(row.pictures):
-            left = GAP + column * (SIDE + GAP)
-            drawn = open_picture(folder / picture, SIDE, SIDE) if picture else None
-            if drawn is None:
-                pen.rectangle((left, top + label, left + SIDE - 1, top + label + SIDE - 1), outline="#e3e5e8")
-                pen.text((left + 8, top + label + 40), "no picture", "#6b7078", font)
-            else:
-                page.paste(drawn, (left, top + label))
+        top = GAP + place * (SIDE + LABEL + GAP)
+        pen.text((GAP, top), row.label, "#1c1e21", font)
+        if row.asked is not None:
+            _draw_card(page, row.asked, GAP, top + LABEL)
+        for column, card in enumerate(row.found[:SHOWN]):
+            _draw_card(page, card, start + GAP + column * (SIDE + GAP), top + LABEL)
+    if pictured:
+        pen.line((start, GAP, start, page.height - GAP), "#e3e5e8", 2)
     page.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
+
+
+def _draw_card(page: Image.Image, card: Card, left: int, top: int) -> None:
+    drawn = open_picture(card.picture, SIDE, SIDE)
+    if drawn is not None:
+        page.paste(drawn, (left, top))
+        return
+    pen, font = ImageDraw.Draw(page), ImageFont.load_default(11)
+    ground, ink = card_colours(card.title)
+    pen.rectangle((left, top, left + SIDE - 1, top + SIDE - 1), ground)
+    lines = [""]
+    for word in card.title.split():
+        longer = f"{lines[-1]} {word}".strip()
+        lines[-1:] = [longer] if pen.textlength(longer, font) <= SIDE - 8 else [lines[-1], word]
+    pen.multiline_text((left + 4, top + 4), "\n".join(lines[:6]), ink, font)

@@ -61,22 +61,26 @@ def inverted_lists(items: Array) -> Method:
     return Method("float, inverted lists", 32 * items.shape[1], items.shape[1] * 4 + 8, 0, asker(index))
 
 
-def hamming_only(items: Array, bits: int) -> Method:
-    index = scan_of(learn_codes(items, bits, seed=0).encode(items))
-    codes = learn_codes(items, bits, seed=0)
+def hamming_only(items: Array, bits: int, learned: bool) -> Method:
+    codes = (learn_codes if learned else plain_codes)(items, bits, seed=0)
+    index = scan_of(codes.encode(items))
 
     def ask(query: Array, k: int) -> NDArray[np.int64]:
         rows: NDArray[np.int64] = index.search(codes.encode(query), k)[1]
         return rows
 
-    return Method("ITQ, Hamming distance alone", bits, bits / 8, 0, ask)
+    return Method(f"{_kind(learned)}, Hamming distance alone", bits, bits / 8, 0, ask)
 
 
 def rescored_from_disk(items: Array, bits: int, learned: bool) -> Method:
     codes = (learn_codes if learned else plain_codes)(items, bits, seed=0)
     index = deepened(CodeIndex(codes, scan_of(codes.encode(items)), items, 250), items)
-    name = f"{'ITQ' if learned else 'random rotations'}, rescored from vectors on disk"
+    name = f"{_kind(learned)}, rescored from vectors on disk"
     return Method(name, bits, bits / 8, items.shape[1] * 4, asker(index), index.depth)
+
+
+def _kind(learned: bool) -> str:
+    return "ITQ" if learned else "random rotations"
 
 
 def rescored_from_codes(items: Array, bits: int) -> Method:
@@ -225,7 +229,8 @@ def main() -> None:
     methods = [exact(items), inverted_lists(items), shipped(items)]
     for bits in (64, 128, 256):
         methods += [
-            hamming_only(items, bits),
+            hamming_only(items, bits, learned=False),
+            hamming_only(items, bits, learned=True),
             rescored_from_disk(items, bits, learned=False),
             rescored_from_disk(items, bits, learned=True),
             rescored_from_codes(items, bits),

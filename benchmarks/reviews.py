@@ -4,13 +4,16 @@
 
 Each trait ("squeaks", "waterproof", …) is asked for in a shopper's words. Only products of the kinds that can have it
 are ranked, so that knowing a boot from a mug does not help: the average precision says how far those that have it come
-up, beside the share that have it, which is what an order without knowledge gives.
+up, beside the share that have it, which is what an order without knowledge gives. The default pooling is compared with
+the plain mean, trait by trait (paired bootstrap).
 """
 
 import argparse
 import tempfile
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,11 +28,14 @@ from recsys.alignment.train import train_alignment
 from recsys.data.synthetic import Shop, ShopConfig, make_shop
 from recsys.data.synthetic_words import REVIEW_TRAITS
 from recsys.encoders import encode_texts
+from recsys.evaluation.compare import Comparison, compare
 from recsys.histories import read_interactions
 
+DEFAULT, PLAIN = "default", "plain mean"
+ABOUT = ("pooling", "mean", "by chance", "chance")  # what a row has beside its traits
 POOLINGS: dict[str, ReviewConfig | None] = {
-    "default": ReviewConfig(),
-    "plain mean": ReviewConfig(helpfulness=0, rating=0, half_life_days=0),
+    DEFAULT: ReviewConfig(),
+    PLAIN: ReviewConfig(helpfulness=0, rating=0, half_life_days=0),
     "helpfulness only": ReviewConfig(rating=0, half_life_days=0),
     "rating only": ReviewConfig(helpfulness=0, half_life_days=0),
     "recency only": ReviewConfig(helpfulness=0, rating=0),
@@ -60,13 +66,34 @@ def main() -> None:
         night = replace(night, paths=replace(night.paths, images=folder))
         rows = [{"pooling": name, **found(shop, night, pooling)} for name, pooling in POOLINGS.items()]
     for row in rows:
-        print("  ".join(f"{key} {value:.3f}" if isinstance(value, float) else str(value) for key, value in row.items()))
+        print("  ".join(f"{key} {row[key]:.3f}" if key != "pooling" else row[key] for key in row if key != "chance"))
+    gained = default_against_plain(rows)
+    if gained is not None:
+        print(
+            f"{DEFAULT} less {PLAIN}, over {gained.n} traits: {gained.difference:+.3f} "
+            f"[{gained.low:+.3f}, {gained.high:+.3f}]: {gained.verdict}"
+        )
     if arguments.json:
         write_json(arguments.json, {"items": arguments.items, "rows": rows})
 
 
-def found(shop: Shop, night: NightConfig, pooling: ReviewConfig | None) -> dict[str, float]:
-    """trait → average precision of its products, and the mean over traits; "by chance" is the share that have it."""
+def default_against_plain(rows: Sequence[Mapping[str, Any]]) -> Comparison | None:
+    """Average precision of the default pooling (B) against the plain mean (A), trait by trait.
+
+    None where one of the two rows is missing, or so few traits were asked for that an interval says nothing.
+    """
+    precise = {row["pooling"]: [row[trait] for trait in row if trait not in ABOUT] for row in rows}
+    if not {DEFAULT, PLAIN} <= precise.keys():
+        return None
+    gained = compare(precise[PLAIN], precise[DEFAULT])
+    return None if gained.too_few else gained
+
+
+def found(shop: Shop, night: NightConfig, pooling: ReviewConfig | None) -> dict[str, Any]:
+    """trait → average precision of its products, and what stands beside them.
+
+    "mean" is over the traits, "chance" says of each the share that have it, and "by chance" is the mean of these.
+    """
     night = replace(night, reviews=pooling or night.reviews)
     encoded = encode_shop(shop.items, shop.reviews, shop.config.end, night, progress=False)
     modalities = {name: each for name, each in encoded.modalities.items() if pooling or name != "reviews"}
@@ -78,8 +105,9 @@ def found(shop: Shop, night: NightConfig, pooling: ReviewConfig | None) -> dict[
     questions = traits_of(shop)
     scores = score_questions(aligner, embedded, questions, night)
     precise = {asked.trait: average_precision(each, asked.right) for asked, each in zip(questions, scores)}
-    chance = float(np.mean([asked.right.mean() for asked in questions]))
-    return {"mean": float(np.mean(list(precise.values()))), "by chance": chance, **precise}
+    chance = {asked.trait: float(asked.right.mean()) for asked in questions}
+    means = {"mean": float(np.mean(list(precise.values()))), "by chance": float(np.mean(list(chance.values())))}
+    return {**means, **precise, "chance": chance}
 
 
 def traits_of(shop: Shop) -> list[Asked]:

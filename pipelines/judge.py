@@ -12,10 +12,15 @@ from recsys.evaluation.compare import Comparison
 from recsys.evaluation.metrics import PerUser
 from recsys.evaluation.requests import EvaluationSet
 from recsys.evaluation.yardstick import Yardstick, build_yardstick, compare_policies
-from recsys.histories import Int32, Interactions
+from recsys.histories import Float32, Int32, Interactions
+from recsys.ranking.features import FEATURES
+from recsys.ranking.shift import FeatureShift, draw_rows, feature_shift
+from recsys.recommend import in_batches, score_inputs
 from recsys.request import Request
 
 RELEASE = "release"  # what the release is called among the policies
+# Whose candidates are compared with what the ranker learned from, and how many of each are kept on average.
+SHIFT_REQUESTS, SHIFT_ROWS = 1_000, 100
 
 
 @dataclass(frozen=True)
@@ -30,6 +35,7 @@ class Judgement:
         rows: policy → recommended rows, int32 [q, k].
         scores: policy → metric → per-user values; the metric to decide on comes first.
         comparisons: baseline → metric → the release compared with it.
+        shifts: of what its ranker learned from and what it was then shown; none without a ranker.
     """
 
     release: Release
@@ -39,6 +45,7 @@ class Judgement:
     rows: Mapping[str, Int32]
     scores: Mapping[str, Mapping[str, PerUser]]
     comparisons: Mapping[str, Mapping[str, Comparison]]
+    shifts: Sequence[FeatureShift] = ()
 
     @property
     def means(self) -> dict[str, dict[str, float]]:
@@ -56,6 +63,25 @@ def recommended_rows(
     return answer_rows(release, requests, k, available, threads=threads)
 
 
+def served_features(
+    release: Release, questions: EvaluationSet, offer: Bool, seed: int, threads: int = 1
+) -> Float32:
+    """What recommend() shows the ranker, of a draw of the questions: float32 [c, len(FEATURES)], c at most 100,000.
+
+    Candidates of requests with a known past alone, since it orders no others, and of what is on ``offer``.
+    """
+    drawn = np.random.default_rng(seed).choice(len(questions), min(SHIFT_REQUESTS, len(questions)), replace=False)
+    requests = [questions.requests[number] for number in np.sort(drawn).tolist()]
+
+    def of_batch(batch: slice) -> Float32:
+        histories, candidates, features = score_inputs(release, requests[batch], offer)
+        ordered = histories.known[candidates.request_of] & offer[candidates.rows]
+        return draw_rows(features[ordered], SHIFT_ROWS * int(histories.known.sum()), seed)
+
+    nothing = np.empty((0, len(FEATURES)), np.float32)
+    return np.concatenate([nothing, *in_batches(of_batch, len(requests), threads)])
+
+
 def judge(
     release: Release,
     questions: EvaluationSet,
@@ -64,6 +90,7 @@ def judge(
     k: int,
     seed: int,
     threads: int = 1,
+    learned: Float32 | None = None,
 ) -> Judgement:
     """The release and the baselines on the same questions.
 
@@ -75,6 +102,7 @@ def judge(
         k: places that count.
         seed: of the bootstrap.
         threads: that answer.
+        learned: a draw of the features that its ranker learned from, see Workshop.learned. None: there is no ranker.
     """
     yardstick = build_yardstick(
         questions,
@@ -96,4 +124,5 @@ def judge(
         for policy, theirs in scores.items()
         if policy != RELEASE
     }
-    return Judgement(release, questions, offer, yardstick, rows, scores, comparisons)
+    shifts = [] if learned is None else feature_shift(learned, served_features(release, questions, offer, seed, threads))
+    return Judgement(release, questions, offer, yardstick, rows, scores, comparisons, shifts)

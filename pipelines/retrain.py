@@ -46,8 +46,9 @@ from recsys.data.tables import Item
 from recsys.errors import ConfigError, RecsysError, ReleaseError, SchemaError
 from recsys.evaluation.compare import WORSE, Comparison
 from recsys.evaluation.requests import build_requests
-from recsys.histories import days_since_epoch, moment_of, read_interactions
+from recsys.histories import Float32, days_since_epoch, moment_of, read_interactions
 
+SHIFTS_KEPT = 10  # the largest, in the manifest
 LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "polars", "timm", "torch", "transformers")
 
 
@@ -137,7 +138,7 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("fit up to the test window"):
         twin = workshop.ranked_release(judged.windows, judged.test_start)
     with stages.stage("judge on the test window"):
-        judgement = _judge(twin, shop, judged, config)
+        judgement = _judge(twin, shop, judged, config, workshop.learned)
     with stages.stage("fit to the end"):
         aligned = add_newest_reviews(aligned, encoded, items, written, shop.interactions, end, config)
         release = workshop.ranked_release(published.windows, end, aligned.vectors)
@@ -232,7 +233,7 @@ def _read_shop(items: pl.DataFrame, reviews: pl.DataFrame, events: pl.DataFrame)
     return Shop(catalogue, interactions, events)
 
 
-def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judgement:
+def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig, learned: Float32 | None) -> Judgement:
     questions = build_requests(
         shop.events,
         split.test_start,
@@ -244,7 +245,7 @@ def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig) -> Judg
     )
     past = shop.interactions.select(shop.interactions.time_days < days_since_epoch(split.test_start))
     arrivals = dict(zip(shop.catalogue.item_ids, shop.catalogue.created_at_days.tolist()))
-    return judge(twin, questions, past, arrivals, config.evaluation.k, config.seed, config.threads)
+    return judge(twin, questions, past, arrivals, config.evaluation.k, config.seed, config.threads, learned)
 
 
 def _catalogue_seen(engine: Engine) -> datetime | None:
@@ -260,7 +261,12 @@ def _save(
         release.manifest,
         config=config.with_recipe(workshop.config).for_manifest(),
         tuning=workshop.tuning_record(),
-        metrics={"evaluated_from": window.start.isoformat(), "evaluated_to": window.end.isoformat()} | judgement.means,
+        metrics={
+            "evaluated_from": window.start.isoformat(),
+            "evaluated_to": window.end.isoformat(),
+            "feature_shift": [asdict(shift) for shift in judgement.shifts[:SHIFTS_KEPT]],
+            **judgement.means,
+        },
         code_commit=_commit(),
         libraries={name: installed_version(name) for name in LIBRARIES},
     )

@@ -10,7 +10,7 @@ what a shopper had is a candidate, and how many candidates go on.
 import time
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -19,8 +19,15 @@ from recsys.errors import require_at_least
 from recsys.evaluation.requests import EvaluationSet
 from recsys.histories import Float32, Float64, Histories, Interactions, read_histories
 from recsys.ranking.train import Examples, RankerConfig, draw_examples, try_ranker
-from recsys.retrieval.fit import IndexedContent, TablesConfig, copurchase_of, linear_of, trending_scores
-from recsys.retrieval.items import ItemTable
+from recsys.retrieval.fit import (
+    IndexedContent,
+    TablesConfig,
+    copurchase_of,
+    decayed_transitions,
+    linear_of,
+    trending_scores,
+)
+from recsys.retrieval.items import ItemTable, log_transition_weights, top_table
 from recsys.retrieval.links import read_links
 from recsys.retrieval.retrieve import (
     SOURCES,
@@ -35,15 +42,29 @@ from recsys.retrieval.retrieve import (
 K = 12  # places that count
 DECAYS = (0.0, 0.3, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
+DEFAULT_WEIGHTS = RetrievalConfig().fusion_weight
+# Each list holds the default: a night that starts from another value must be able to come back to it.
 HALF_LIVES_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-SOLVED_TOGETHER = 16_000  # items of the linear model where that pays: a matrix of 1 GiB
-PENALTIES = (150.0, 500.0)  # each costs an inverse
+LOG_SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
+SHRINKAGES = (0.0, 1.0, 4.0, 16.0, 64.0)
+PENALTIES = (50.0, 150.0, 500.0)  # each of these four costs an inverse
+CONTENT_WEIGHTS = (0.0, 1.0, 3.0, 10.0)
+ATTRIBUTE_WEIGHTS = (0.0, 2.0, 6.0, 20.0)
+SOLVED_TOGETHER = (4_000, 16_000)  # items of the linear model: the larger one where that pays, a matrix of 1 GiB
 RESERVE = 0.5  # of the time, which no inverse may take: what each source is worth matters more
-SHRINKAGES = (0.0, 4.0, 16.0, 64.0)
 # Leaves, learning rate, smallest leaf: from coarse trees for few requests to fine ones for many.
-SHAPES = ((7, 0.08, 400), (31, 0.05, 100))
-TUNED_TABLES = ("trending_half_life_days", "shrinkage", "linear_penalty", "linear_items")
+SHAPES = ((7, 0.08, 400), (15, 0.05, 200), (31, 0.05, 100))
+TUNED_TABLES = (
+    "trending_half_life_days",
+    "log_scale",
+    "shrinkage",
+    "linear_penalty",
+    "linear_content",
+    "linear_attributes",
+    "linear_items",
+)
 DEPTHS = (100, 150, 200)
+FEW = 20  # requests, below which a standard error says nothing, and every number stays
 ENOUGH = 100  # things taken that say whether anything is taken twice, and how deep a list must be
 RARELY = 0.005  # of what is taken: things that come again so rarely only stand in the place of others
 KEPT_RECALL = 0.97  # of what the deepest list holds: a shallower one that has it is enough
@@ -182,12 +203,14 @@ class Tuner:
     ) -> Any:
         """The best of ``values`` by the mean of ``judge(value)``, float64 [q]; ``now`` unless another gains more.
 
-        ``now`` is always tried; it need not be one of the values. ``reserve`` is the share of all the time that is kept
-        for what comes later.
+        ``now`` is always tried; it need not be one of the values, and stays where fewer than FEW requests judge.
+        ``reserve`` is the share of all the time that is kept for what comes later.
         """
         if _is_pinned(name, self._pinned) or self._over(reserve):
             return now
         start = self._timed(judge, now)
+        if len(start) < FEW:
+            return now
         best, best_scores = now, start
         for value in values:
             if value == now or self._over(reserve):
@@ -196,7 +219,7 @@ class Tuner:
             if scores.mean() > best_scores.mean():
                 best, best_scores = value, scores
         gain = best_scores - start
-        error = gain.std() / np.sqrt(max(len(gain), 1))
+        error = gain.std(ddof=1) / np.sqrt(len(gain))
         if best == now or gain.mean() <= max(error, 1e-9):
             return now
         self.trials.append(Trial(name, now, best, float(start.mean()), float(best_scores.mean())))
@@ -255,8 +278,7 @@ def tune_tables(
     now: float,
     everybody: Inner,
 ) -> TablesConfig:
-    """How the tables are counted: trending's half-life, the co-purchase cosine's shrinkage, the linear model's penalty
-    and size.
+    """How the tables are counted: TUNED_TABLES, one after another.
 
     Args:
         tuner: with the inner split.
@@ -267,41 +289,46 @@ def tune_tables(
         now: the start of the window, days since 1970.
         everybody: who came in the window, newcomers too, whom what sells now is for; more of them, as it costs little.
     """
-    inner = tuner.inner
-    n_items = len(content.item_ids)
+    inner, decay, n_items = tuner.inner, retrieval.config.step_decay, len(content.item_ids)
 
-    def by_trend(half_life: float) -> Float64:
-        order = np.argsort(-trending_scores(events, n_items, now, half_life), kind="stable")
+    def by_trend(tried: TablesConfig) -> Float64:
+        order = np.argsort(-trending_scores(events, n_items, now, tried.trending_half_life_days), kind="stable")
         rank = np.empty(n_items)
         rank[order] = np.arange(1, n_items + 1)
         return everybody.ndcg([rank[mine] for mine in everybody.wanted])
 
-    half_life = tuner.choose(
-        "tables.trending_half_life_days", config.trending_half_life_days, HALF_LIVES_DAYS, by_trend
-    )
-    config = replace(config, trending_half_life_days=half_life)
-    decay = retrieval.config.step_decay
+    counts = cache(lambda: decayed_transitions(events, n_items, config))
 
-    def by_shrinkage(shrinkage: float) -> Float64:
-        table = copurchase_of(events, n_items, replace(config, shrinkage=shrinkage))
-        return table_ndcg(inner, table, decay["copurchase"])
+    def by_transitions(tried: TablesConfig) -> Float64:
+        table = top_table(log_transition_weights(counts(), tried.log_scale), tried.neighbours)
+        return table_ndcg(inner, table, decay["transitions"])
 
-    shrinkage = tuner.choose("tables.shrinkage", config.shrinkage, SHRINKAGES, by_shrinkage)
-    config = replace(config, shrinkage=shrinkage)
+    def by_copurchase(tried: TablesConfig) -> Float64:
+        return table_ndcg(inner, copurchase_of(events, n_items, tried), decay["copurchase"])
 
-    def by_linear(**numbers: float) -> Float64:
-        return table_ndcg(inner, linear_of(events, content, replace(config, **numbers)), decay["linear"])
+    @cache
+    def by_linear(tried: TablesConfig) -> Float64:
+        return table_ndcg(inner, linear_of(events, content, tried), decay["linear"])
 
-    # The dear ones, inverses, last, and the dearest of them at the end; a shop that is solved whole already has nothing
-    # to gain from it.
-    sizes = (SOLVED_TOGETHER,) if n_items > config.linear_items else ()
-    for key, values in (("linear_penalty", PENALTIES), ("linear_items", sizes)):
+    trials: list[tuple[str, Sequence[Any], Callable[[TablesConfig], Float64]]] = [
+        ("trending_half_life_days", HALF_LIVES_DAYS, by_trend),
+        ("log_scale", LOG_SCALES, by_transitions),
+        ("shrinkage", SHRINKAGES, by_copurchase),
+        ("linear_penalty", PENALTIES, by_linear),
+    ]
+    if content.embeddings.any():
+        trials.append(("linear_content", CONTENT_WEIGHTS, by_linear))
+    if content.attribute_vectors is not None:
+        trials.append(("linear_attributes", ATTRIBUTE_WEIGHTS, by_linear))
+    if n_items > SOLVED_TOGETHER[0]:  # the dearest last; a smaller shop is solved whole already
+        trials.append(("linear_items", SOLVED_TOGETHER, by_linear))
+    for key, values, judge in trials:
         chosen = tuner.choose(
             f"tables.{key}",
             getattr(config, key),
             values,
-            lambda value, key=key: by_linear(**{key: value}),
-            reserve=RESERVE,
+            lambda value, key=key, judge=judge, config=config: judge(replace(config, **{key: value})),
+            reserve=RESERVE if judge is by_linear else 0.0,
         )
         config = replace(config, **{key: chosen})
     return config
@@ -353,7 +380,7 @@ def tune_retrieval(tuner: Tuner, retrieval: Retrieval) -> RetrievalConfig:
             chosen = tuner.choose(
                 f"retrieval.fusion_weight.{source}",
                 weights[source],
-                WEIGHTS,
+                sorted({*WEIGHTS, DEFAULT_WEIGHTS[source]}),
                 lambda value, source=source: inner.ndcg(ranks_by(weights | {source: value})),
             )
             weights[source] = chosen

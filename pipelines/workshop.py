@@ -22,10 +22,13 @@ from pipelines.tuning import (
 )
 from recsys.artifacts import Release
 from recsys.evaluation.requests import EvaluationSet, build_requests
-from recsys.histories import days_since_epoch
+from recsys.histories import Float32, days_since_epoch
+from recsys.ranking.shift import draw_rows
 from recsys.ranking.train import Examples, join_examples, train_ranker
 from recsys.retrieval.fit import index_embeddings
 from recsys.retrieval.users import Taste
+
+LEARNED_ROWS = 100_000  # of what a ranker learned from are kept, to compare with what it is served
 
 
 class Workshop:
@@ -56,6 +59,8 @@ class Workshop:
         self._tuner: Tuner | None = None
         self._ranker_is_tuned = False
         self._examples: dict[tuple[datetime, datetime], list[Examples]] = {}
+        # A draw of the features that the newest ranker learned from; None where the newest release has no ranker.
+        self.learned: Float32 | None = None
 
     def ranked_release(
         self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime, newest: ItemVectors | None = None
@@ -70,12 +75,13 @@ class Workshop:
         """
         parts = [part for start, end in cuts for part in self.examples(start, end)]
         parts += [part for start, end in cuts[-1:] for part in self.examples_of_newcomers(start, end)]
-        ranker = None
+        ranker = self.learned = None
         if parts:
             examples = join_examples(parts)
             self._tune_ranker(examples)
             config = self.config
             ranker = train_ranker(examples, config.ranker, seed=config.seed, threads=config.threads)
+            self.learned = None if ranker is None else draw_rows(examples.features, LEARNED_ROWS, config.seed)
         if newest is not None and newest is not self.vectors:
             config, self._latest, self.vectors = self.config, None, newest
             self.content = index_embeddings(

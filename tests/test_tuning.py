@@ -5,10 +5,13 @@ from datetime import timedelta
 
 import numpy as np
 import pytest
+from scipy import sparse
 
 from pipelines.tuning import (
     DEPTHS,
     ENOUGH,
+    FEW,
+    SHAPES,
     SOLVED_TOGETHER,
     Inner,
     Trial,
@@ -51,7 +54,8 @@ def test_only_a_sure_gain_changes_a_number():
     noise = rng.normal(0, 1, 100)
     luck = {1: np.zeros(100), 2: noise - noise.mean() + 0.05}  # better on average, by half a standard error
     assert tuner.choose("luck", 1, (1, 2), luck.__getitem__) == 1
-    assert tuner.choose("worse", 1, (0,), lambda value: np.full(10, float(value))) == 1
+    assert tuner.choose("worse", 1, (0,), lambda value: np.full(FEW, float(value))) == 1
+    assert tuner.choose("few", 1, (2,), lambda value: np.full(FEW - 1, float(value))) == 1
     assert [trial.name for trial in tuner.trials] == ["sure"]
     assert tuner.trials[0] == Trial("sure", 1, 2, 0.5, pytest.approx(sure[2].mean()))
 
@@ -71,7 +75,7 @@ def test_time_that_is_up_leaves_the_rest_as_it_was_and_says_so():
 def test_dear_trials_leave_time_for_what_comes_later():
     tuner = Tuner(nobody(), seconds=60)
     assert tuner.choose("dear", 1, (2,), lambda value: pytest.fail(f"tried {value}"), reserve=1.0) == 1
-    assert tuner.choose("cheap", 1, (2,), lambda value: np.full(10, float(value))) == 2
+    assert tuner.choose("cheap", 1, (2,), lambda value: np.full(FEW, float(value))) == 2
 
 
 def alike(*groups, n):
@@ -243,7 +247,7 @@ def test_a_weight_that_was_set_by_hand_stays_whoever_leads(one_source_knows):
     assert whole == dict.fromkeys(SOURCES, 1.0)
 
 
-def test_the_linear_model_solves_more_together_where_that_finds_more(release):
+def test_the_linear_model_solves_more_together_where_that_finds_more(release, monkeypatch):
     """Who takes an item takes its twin; an inverse of half the items knows half of the twins."""
     n, n_shoppers = 40, 400
     first = np.random.default_rng(0).integers(0, n // 2, n_shoppers)
@@ -256,11 +260,37 @@ def test_the_linear_model_solves_more_together_where_that_finds_more(release):
         histories_of(*[[(row, "purchase", 1.0)] for row in range(n // 2)]),
         [np.array([row + n // 2]) for row in range(n // 2)],
     )
-    for solved, chosen in ((n // 2, SOLVED_TOGETHER), (n, n)):
+    monkeypatch.setattr("pipelines.tuning.SOLVED_TOGETHER", (n // 2, n))
+    for solved in (n // 2, n):
         config = TablesConfig(linear_items=solved, linear_block_items=0)
         tuner = Tuner(inner, seconds=60, pinned=("tables.shrinkage", "tables.trending_half_life_days"))
         tuned = tune_tables(tuner, content, release.retrieval, events, config, now=1.0, everybody=inner)
-        assert tuned.linear_items == chosen
+        assert tuned.linear_items == n
+
+
+def test_a_night_that_starts_elsewhere_can_come_back_to_every_default(release):
+    offered = {}
+
+    class Listening(Tuner):
+        def choose(self, name, now, values, judge, *, reserve=0.0):
+            offered[name] = {*values}
+            return now
+
+    n = SOLVED_TOGETHER[0] + 1
+    content = IndexedContent(
+        [str(row) for row in range(n)], np.ones((n, 4), np.float32), release.retrieval.index, empty_table(n),
+        empty_table(n), sparse.csr_matrix((n, 1)),
+    )  # fmt: skip
+    inner = Inner(histories_of([(0, "purchase", 1.0)]), [np.array([1])])
+    tuner = Listening(inner, seconds=60)
+    nothing = purchases(np.zeros(0, np.int32), np.zeros(0, np.int32), np.zeros(0))
+    tune_tables(tuner, content, release.retrieval, nothing, TablesConfig(), now=1.0, everybody=inner)
+    tune_retrieval(tuner, release.retrieval)
+    others = ("retrieval.most", "retrieval.repeats", "ranker.shape")
+    for name, default in chosen_numbers(TablesConfig(), RetrievalConfig(), RankerConfig()).items():
+        assert name in others or default in offered[name], name
+    assert (RankerConfig.leaves, RankerConfig.learning_rate, RankerConfig.min_leaf) in SHAPES
+    assert RetrievalConfig.most in DEPTHS
 
 
 def test_a_few_requests_do_not_reshape_the_trees():
