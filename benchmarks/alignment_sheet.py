@@ -1,27 +1,29 @@
 """What the shipped search finds in the demonstration shop, drawn for a person to judge: by words, by a photo, alike.
 
-A night makes a release of the shop with the shipped encoders, alignment and index of words, and the release is asked as
-the service asks it. The part of the night that learns what shoppers take is kept short: no sheet shows it.
+The night's own parts make a release of the shop, with the shipped encoders, alignment and index of words, and it is
+asked as the service asks it. There is no ranker in it, and what learns shoppers' tastes is kept short: no sheet shows
+either.
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import polars as pl
 from PIL import Image, ImageDraw, ImageFont
 
+from pipelines import recipe
+from pipelines.catalogue import build_catalogue
 from pipelines.config import Paths
-from pipelines.night_config import EvaluationConfig, NightConfig
-from pipelines.retrain import retrain
-from pipelines.tuning import TuningConfig
+from pipelines.encode import align_shop, encode_shop
+from pipelines.night_config import NightConfig
+from pipelines.search import build_search
+from pipelines.workshop import Workshop
 from recsys.alignment.users import UserTowerConfig
-from recsys.artifacts import Release, load_release
-from recsys.data.database import open_database
-from recsys.data.importers import import_shop
-from recsys.data.synthetic import ShopConfig, make_shop
+from recsys.artifacts import Release, load_release, save_release
+from recsys.data.synthetic import Shop, ShopConfig, make_shop
 from recsys.evaluation.sheet import card_colours, open_picture
-from recsys.ranking.train import RankerConfig
+from recsys.histories import read_interactions
 from recsys.search import Query, search
 
 QUERIES = (
@@ -35,6 +37,7 @@ QUERIES = (
 )
 SHOP = ShopConfig(picture_size=128)
 ELSEWHERE = ShopConfig(n_items=200, n_users=20, picture_size=128, seed=1)  # whose pictures are the photos
+NIGHT = NightConfig(users=UserTowerConfig(epochs=1))
 STEP = 3  # of the categories, in the order of their names, every so many has a row
 SHOWN, SIDE, GAP, LABEL = 7, 96, 8, 22  # places, and pixels
 
@@ -57,14 +60,21 @@ class Row:
 
 
 def search_demo_shop(folder: Path, threads: int) -> dict[str, list[Row]]:
-    """Make the shop and its release below ``folder``, and ask it: name of a sheet → its rows."""
+    """Make the shop and its release below ``folder``, and ask it: name of a sheet → its rows.
+
+    Raises:
+        SystemExit: a part of the search did not answer, which the sheets would not tell.
+    """
     shop = make_shop(folder / "shop", SHOP)
-    release = make_release(folder, threads)
-    cards = cards_of(shop.items, folder / "shop")
-    photos = cards_of(make_shop(folder / "elsewhere", ELSEWHERE).items, folder / "elsewhere")
+    release = make_release(shop, folder, threads)
+    elsewhere = make_shop(folder / "elsewhere", ELSEWHERE)
+    cards, photos = cards_of(shop.items, shop.folder), cards_of(elsewhere.items, elsewhere.folder)
 
     def found(query: Query) -> list[Card]:
-        return [cards[item.item_id][1] for item in search(release, query).items]
+        slate = search(release, query)
+        if slate.fallback != "full":
+            raise SystemExit(f"expected a search with all its parts, came {slate.fallback!r}")
+        return [cards[item.item_id][1] for item in slate.items]
 
     return {
         "words": [Row(words, found(Query(words, limit=SHOWN))) for words in QUERIES],
@@ -80,28 +90,23 @@ def search_demo_shop(folder: Path, threads: int) -> dict[str, list[Row]]:
     }
 
 
-def make_release(folder: Path, threads: int) -> Release:
-    """Import the shop in ``folder`` and run a night on it."""
-    paths = Paths(
-        database=f"sqlite:///{folder / 'shop.db'}",
-        events=str(folder / "events"),
-        cache=str(folder / "cache"),
-        releases=str(folder / "releases"),
-        images=str(folder / "shop"),
+def make_release(shop: Shop, folder: Path, threads: int) -> Release:
+    """A release of the shop saved below ``folder``: what a night makes, less the ranker."""
+    paths = Paths(cache=str(folder / "cache"), images=str(shop.folder))
+    night = replace(NIGHT, paths=paths, threads=threads)
+    end = shop.config.end
+    catalogue = build_catalogue(shop.items, shop.reviews)
+    events = read_interactions(shop.events, catalogue.item_ids)
+    encoded = encode_shop(shop.items, shop.reviews, end, night, progress=False)
+    aligned = align_shop(encoded, events, end, night, progress=False)
+    workshop = Workshop(recipe.Shop(catalogue, events, shop.events), aligned.vectors, night.recipe)
+    release = workshop.release_at(end)
+    words = build_search(
+        shop.items, shop.reviews, aligned.aligner, aligned.modalities, aligned.vectors.fused, shop.folder, threads
     )
-    engine = open_database(paths.database)
-    import_shop(engine, folder / "shop", "generic", rejects=folder / "rejects.jsonl", images_root=folder / "shop")
-    engine.dispose()
-    night = NightConfig(
-        paths=paths,
-        users=UserTowerConfig(epochs=2),
-        ranker=RankerConfig(trees=50),
-        tuning=TuningConfig(enabled=False),
-        evaluation=EvaluationConfig(max_users=200),
-        threads=threads,
-    )
-    made = retrain(night, progress=False)
-    return load_release(folder / "releases" / made.manifest.version)
+    manifest = replace(release.manifest, config=night.for_manifest())
+    saved = save_release(replace(release, search=words, manifest=manifest), folder / "releases", aligned.save)
+    return load_release(folder / "releases" / saved.manifest.version)  # as a service would, with what embeds a query
 
 
 def cards_of(items: pl.DataFrame, folder: Path) -> dict[str, tuple[str, Card]]:
@@ -124,8 +129,7 @@ def some_of_each(cards: dict[str, tuple[str, Card]]) -> list[tuple[str, Card]]:
 
 def draw_sheet(rows: Sequence[Row], path: Path) -> None:
     """One row a question, a picture that is asked with before what was found; a small PNG."""
-    pictured = any(row.asked for row in rows)
-    start = 2 * GAP + SIDE if pictured else 0
+    start = 2 * GAP + SIDE if any(row.asked for row in rows) else 0
     page = Image.new(
         "RGB", (start + GAP + SHOWN * (SIDE + GAP), len(rows) * (SIDE + LABEL + GAP) + GAP), "white"
     )  # fmt: skip
@@ -135,10 +139,9 @@ def draw_sheet(rows: Sequence[Row], path: Path) -> None:
         pen.text((GAP, top), row.label, "#1c1e21", font)
         if row.asked is not None:
             _draw_card(page, row.asked, GAP, top + LABEL)
+            pen.line((start, top + LABEL, start, top + LABEL + SIDE - 1), "#c4c7cc", 2)
         for column, card in enumerate(row.found[:SHOWN]):
             _draw_card(page, card, start + GAP + column * (SIDE + GAP), top + LABEL)
-    if pictured:
-        pen.line((start, GAP, start, page.height - GAP), "#e3e5e8", 2)
     page.convert("P", palette=Image.Palette.ADAPTIVE, colors=128).save(path, optimize=True)
 
 

@@ -5,9 +5,9 @@ from pathlib import Path
 import numpy as np
 
 from benchmarks import peers
-from benchmarks.hm_sets import MEASURES, K, Sets, Split, best_rows, encode, ours, read_core, split_of
+from benchmarks.hm_sets import MEASURES, K, Sets, Split, best_rows, encode, ours, read_core, split_of, truth_of
 from benchmarks.peers_cornac import MODELS, visual_model
-from benchmarks.protocol import Truth, left_out, measure, measure_all, score, show
+from benchmarks.protocol import left_out, measure, measure_all, score, show
 from benchmarks.stages import STAGES, called
 from benchmarks.workspace import Workspace, open_workspace
 from recsys.histories import Int32
@@ -30,7 +30,7 @@ def basket(data: Path, seed: int, json: Path | None, stages: bool) -> None:
     answers = [measure(label, peer_basket, method, data, seed) for method, label in PEERS.items()]
     for without in ("", *(STAGES if stages else ())):
         answers += measure_all(called(without), ours_basket, data, seed, without)
-    rows = score(answers, Truth(split.offsets, split.rows), MEASURES, "ndcg@10")
+    rows = score(answers, truth_of(sets, split), MEASURES, "ndcg@10")
     show("H&M", f"basket completion, seed {seed}", rows, json, left_out(answers))
 
 

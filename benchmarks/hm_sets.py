@@ -14,10 +14,10 @@ import numpy as np
 import polars as pl
 from scipy import sparse
 
-from benchmarks.protocol import OURS
-from benchmarks.stages import called, leave_out
-from benchmarks.workspace import Workspace
-from pipelines.judge import recommended_rows
+from benchmarks.protocol import Truth, popularity_segments
+from benchmarks.stages import leave_out, workshop_for
+from benchmarks.workspace import Workspace, answers_of
+from recsys.evaluation.metrics import history_segments
 from recsys.histories import Int32, Int64
 from recsys.request import Interaction, Request
 from recsys.schema import EVENTS
@@ -140,14 +140,7 @@ def ours(shop: Workspace, sets: Sets, split: Split, seed: int, without: str = ""
         without: one of STAGES, or "" for all of it, which also gives the row without ranker.
     """
     release = _release(shop, sets, split, seed, without)
-    questions = _requests(sets, split)
-
-    def answer(some: "Release") -> Int32:
-        return recommended_rows(some, questions, K, available=split.shown)
-
-    if without:
-        return {called(without): answer(release)}
-    return {OURS: answer(release), f"{OURS}: retrieval only": answer(replace(release, ranker=None))}
+    return answers_of(release, _requests(sets, split), K, 1, without, split.shown)
 
 
 def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str) -> "Release":
@@ -155,7 +148,6 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
     from pipelines.encode import align_shop
     from pipelines.night_config import load_config
     from pipelines.recipe import Shop
-    from pipelines.workshop import Workshop
     from recsys.histories import read_interactions
 
     config = replace(load_config(Path("pipelines/nightly.toml")), paths=shop.paths, seed=seed)
@@ -166,10 +158,11 @@ def _release(shop: Workspace, sets: Sets, split: Split, seed: int, without: str)
         for events in (_events(sets, split, hide_inner=True), _events(sets, split, hide_inner=False))
     )
     vectors = align_shop(encoded, learning.interactions, ASKED_AT, config).vectors
-    taught = Workshop(learning, vectors, config.recipe)
+    workshop = workshop_for(without)
+    taught = workshop(learning, vectors, config.recipe)
     taught.tune([(ASKED_AT, WINDOW_END)], config.pinned)
     ranker = taught.ranked_release([(ASKED_AT, WINDOW_END)], WINDOW_END).ranker
-    return replace(Workshop(asking, vectors, taught.config).release_at(ASKED_AT), ranker=ranker)
+    return replace(workshop(asking, vectors, taught.config).release_at(ASKED_AT), ranker=ranker)
 
 
 def encode(shop: Workspace, sets: Sets, seed: int) -> "EncodedShop":
@@ -215,6 +208,16 @@ def _requests(sets: Sets, split: Split) -> list[Request]:
         )
         for user, history in histories.items()
     ]
+
+
+def truth_of(sets: Sets, split: Split) -> Truth:
+    """What the asked customers took, and what the plots are drawn over."""
+    had = np.bincount(sets.users[split.train], minlength=len(sets.user_ids))[split.users]
+    buyers = np.bincount(sets.rows[split.train], minlength=len(sets.item_ids))
+    breakdowns = [history_segments(had)]
+    if (np.diff(split.offsets) == 1).all():  # else a user has several items, and no number of buyers
+        breakdowns.append(popularity_segments(buyers[split.rows]))
+    return Truth(split.offsets, split.rows, breakdowns=breakdowns)
 
 
 def best_rows(scores: np.ndarray) -> Int32:

@@ -21,6 +21,9 @@ from recsys.evaluation.compare import compare
 from recsys.histories import Int32, Int64
 
 OURS = "ours"
+FIRST_STAGE = f"{OURS}: retrieval only"  # the same release without its ranker
+STAGES_BY = "ndcg@10"  # the column in which stages are compared, in every table
+BESIDE = ("best_peer", "by", "recall_by_candidates", "ci_of_what_it_lacks")  # of a row, and no column of a table
 DEPTHS = (10, 20, 50, 100, 200)  # places at which the recall of long lists is told
 
 
@@ -120,10 +123,13 @@ def score(
 ) -> list[dict[str, Any]]:
     """One row for each method, with the interval of its difference to the best peer of this very run, if it has any.
 
+    A row of a night that lacks a part has the interval of what is lost without it: ours less that row.
+
     Args:
         answers: ours and the peers'; what was left out gets no row.
         truth: of the test users.
-        measures: column → (metric of recsys.evaluation.metrics, k), such as "map@12" → ("average_precision_at_k", 12).
+        measures: column → (metric of recsys.evaluation.metrics, k), such as "map@12" → ("average_precision_at_k", 12);
+            STAGES_BY among them.
         main: the column by which the best peer is chosen and intervals are given.
     """
     answered = [each for each in answers if isinstance(each, Answers)]
@@ -148,6 +154,9 @@ def score(
         if best is not None:
             difference = compare(per_user[best][main], mine[main])
             row["ci_vs_best_peer"] = [round(difference.low, 5), round(difference.high, 5)]
+        if each.method.startswith(f"{OURS}:") and OURS in per_user:
+            lost = compare(mine[STAGES_BY], per_user[OURS][STAGES_BY])
+            row["ci_of_what_it_lacks"] = [round(lost.low, 5), round(lost.high, 5)]
         row["best_peer"] = each.method == best
         row["by"] = {
             segments.name: metrics.mean_by_segment(mine[main].astype(np.float32), segments)
@@ -195,7 +204,7 @@ def show(
 
 
 def _print_table(rows: Sequence[Mapping[str, Any]]) -> None:
-    columns = [column for column in rows[0] if column not in ("best_peer", "by", "recall_by_candidates")]
+    columns = [column for column in rows[0] if column not in BESIDE]
     cells = [columns, *([_cell(row[column]) for column in columns] for row in rows)]
     widths = [max(len(line[i]) for line in cells) for i in range(len(columns))]
     for line in cells:

@@ -18,6 +18,7 @@ matplotlib.use("Agg")
 from matplotlib import pyplot as plt
 
 from benchmarks.goals import against_goals
+from benchmarks.protocol import BESIDE, FIRST_STAGE, OURS, STAGES_BY
 
 OURS_COLOUR, PEER_COLOUR = "#1f6f8b", "#b8b8b8"
 
@@ -35,7 +36,8 @@ Files that are named without a folder lay in one of the machine's own. Put yours
 
 `ours` is the shipped night (`recsys retrain pipelines/nightly.toml`) with its shipped configuration, asked through
 `recommend()`; nothing was set by hand, and what it tunes, it tunes on an inner split of train. `ours: retrieval only`
-is the same release without its ranker, and `ours: without …` are nights that lack a part. Peers are what people use
+is the same release without its ranker, and `ours: without …` are nights that lack a part: without the tower there is no
+space of tastes at all, without behaviour none in the alignment. Peers are what people use
 today, on the same data in the same run; the best of them is marked ◂. The interval is a paired bootstrap over users,
 95%, of the difference to that peer. Seconds and memory are of the whole, training, tuning and answering, on two cores.
 """
@@ -93,7 +95,7 @@ def section(name: str, result: Mapping[str, Any], pictures: Path) -> Iterator[st
 
 def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
     """The rows in Markdown."""
-    columns = [column for column in rows[0] if column not in ("best_peer", "by", "recall_by_candidates")]
+    columns = [column for column in rows[0] if column not in BESIDE]
     yield "| " + " | ".join(columns) + " |"
     yield "| --- |" + " ---: |" * (len(columns) - 1)
     for row in rows:
@@ -106,7 +108,7 @@ def table(rows: Sequence[Mapping[str, Any]]) -> Iterator[str]:
 def in_words(rows: Sequence[Mapping[str, Any]], column: str) -> str:
     """Ours against the best peer and against its own first stage, and what each part brings."""
     by_method = {row["method"]: row for row in rows}
-    ours, first = by_method.get("ours"), by_method.get("ours: retrieval only")
+    ours, first = by_method.get(OURS), by_method.get(FIRST_STAGE)
     peer = next((row for row in rows if row["best_peer"]), None)
     if ours is None:
         return "`ours` gave no answer."
@@ -117,12 +119,19 @@ def in_words(rows: Sequence[Mapping[str, Any]], column: str) -> str:
         said[0] += f"; the interval of the difference is {_cell(ours['ci_vs_best_peer'])}"
     said[0] += "."
     if first is not None:
-        said.append(f"The ranker changes its own candidates' order by {_change(first[column], ours[column])}.")
+        changed = _change(first[column], ours[column])
+        said.append(f"The ranker changes its own candidates' order by {changed}{_surely(first)}.")
     for row in rows:
         if row["method"].startswith("ours: without"):
             part = row["method"].removeprefix("ours: without ")
-            said.append(f"Without {part}: {_change(ours[column], row[column])}.")
+            said.append(f"Without {part}: {_change(ours[column], row[column])}{_surely(row)}.")
     return " ".join(said)
+
+
+def _surely(row: Mapping[str, Any]) -> str:
+    """The interval of what is lost without the part, where it was measured."""
+    interval = row.get("ci_of_what_it_lacks")
+    return f" ({STAGES_BY} that it brings: {_cell(interval)})" if interval else ""
 
 
 def _change(before: float, after: float) -> str:
@@ -166,7 +175,7 @@ def draw_breakdowns(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
 
 def draw_candidates(rows: Sequence[Mapping[str, Any]], column: str) -> Any:
     """Recall of the first stage against the number of candidates."""
-    first = next((row for row in rows if row["method"] == "ours: retrieval only"), None)
+    first = next((row for row in rows if row["method"] == FIRST_STAGE), None)
     recall = (first or {}).get("recall_by_candidates") or {}
     if len(recall) < 3:
         return None

@@ -9,10 +9,11 @@ from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
 import polars as pl
 
-from benchmarks.protocol import DEPTHS, OURS
-from benchmarks.stages import called, leave_out
+from benchmarks.protocol import DEPTHS, FIRST_STAGE
+from benchmarks.stages import called, leave_out, workshop_for
 from pipelines.config import Paths
 from pipelines.judge import recommended_rows
 from recsys.artifacts import Release
@@ -121,27 +122,29 @@ def ours(
 def fit_night(shop: "Shop", encoded: "EncodedShop", split: Split, config: "NightConfig", without: str = "") -> Release:
     """Align, tune, fit and rank as the night does, on all of ``split``: nothing of it is kept for judging."""
     from pipelines.encode import align_shop
-    from pipelines.workshop import Workshop
 
     config, encoded = leave_out(without, config, encoded)
     vectors = align_shop(encoded, shop.interactions, split.cuts[0], config).vectors
-    workshop = Workshop(shop, vectors, config.recipe)
+    workshop = workshop_for(without)(shop, vectors, config.recipe)
     workshop.tune(split.windows, config.pinned)
     return workshop.ranked_release(split.windows, split.end)
 
 
 def answers_of(
-    release: Release, requests: Sequence[Request], k: int, threads: int, without: str = ""
+    release: Release,
+    requests: Sequence[Request],
+    k: int,
+    threads: int,
+    without: str = "",
+    shown: np.ndarray | None = None,
 ) -> dict[str, Int32]:
-    """What ``release`` recommends; of a whole night, also what it would in the order of retrieval."""
-    if without:
-        return {called(without): recommended_rows(release, requests, k, threads)}
-    return {
-        OURS: recommended_rows(release, requests, k, threads),
-        f"{OURS}: retrieval only": recommended_rows(
-            replace(release, ranker=None),
-            [replace(request, limit=DEPTHS[-1]) for request in requests],
-            DEPTHS[-1],
-            threads,
-        ),
-    }
+    """What ``release`` recommends; of a whole night, also what it would without its ranker, in a longer list.
+
+    ``shown`` bool [n] is what may be recommended; None: everything.
+    """
+    answers = {called(without): recommended_rows(release, requests, k, threads, shown)}
+    if not without:
+        longer = [replace(request, limit=DEPTHS[-1]) for request in requests]
+        first_stage = replace(release, ranker=None)
+        answers[FIRST_STAGE] = recommended_rows(first_stage, longer, DEPTHS[-1], threads, shown)
+    return answers

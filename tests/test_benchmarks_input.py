@@ -349,9 +349,9 @@ def test_a_goal_beside_nothing_is_not_told_and_the_page_divides_by_no_zero() -> 
 
     rows = [row("none", 0.0, best=True), row("ours", 0.1), row("ours: retrieval only", 0.0)]
     table = {"dataset": "H&M", "protocol": "cold", "rows": rows}
-    assert Goal("H&M: cold", "ndcg@10", 1.0, "the best peer").reached([table]) is None
-    assert Goal("H&M: cold", "map@12 newcomers", 1.0).reached([table]) is None
-    assert Goal("H&M: cold", "ndcg@10", 1.0).reached([table]) == 0.1
+    assert Goal("H&M: cold", "ndcg@10", 1.0, "the best peer").numbers([table]) == []
+    assert Goal("H&M: cold", "map@12 newcomers", 1.0).numbers([table]) == []
+    assert Goal("H&M: cold", "ndcg@10", 1.0).numbers([table]) == [0.1]
     said = quality.in_words(rows, "ndcg@10")
     assert said.startswith("`ours` is at 0.1000 ndcg@10, beside the best peer of the run (none, 0.0000); the interval")
     assert said.endswith("changes its own candidates' order by +0.1000 from 0.")

@@ -90,6 +90,7 @@ def test_two_nights_on_the_same_input_make_the_same_release(tiny: NightConfig, t
     second = read_manifest(folder)
     assert second.files == first.manifest.files
     assert second.version == first.manifest.version
+    assert second.metrics == first.manifest.metrics
 
 
 @pytest.mark.slow
@@ -105,6 +106,8 @@ def test_the_night_publishes_a_whole_release_and_says_how_it_went(tiny: NightCon
     assert loaded.manifest.metrics["release"].keys() == loaded.manifest.metrics["popularity"].keys()
     page = (Path(live.path) / "report.html").read_text()
     assert saved.manifest.version in page
+    assert len(loaded.manifest.metrics["feature_shift"]) == (10 if loaded.ranker else 0)
+    assert ("From training to serving" in page) == (loaded.ranker is not None)
     with engine.connect() as connection:
         run = connection.execute(Run.__table__.select().order_by(Run.started_at.desc())).first()
     assert run is not None
