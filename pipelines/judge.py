@@ -20,7 +20,8 @@ from recsys.request import Request
 
 RELEASE = "release"  # what the release is called among the policies
 # Whose candidates are compared with what the ranker learned from, and how many of each are kept on average.
-SHIFT_REQUESTS, SHIFT_ROWS = 1_000, 100
+SHIFT_REQUESTS, SHIFT_ROWS = 500, 200
+SHIFTS_SHOWN = 10  # the largest, in manifest and report
 
 
 @dataclass(frozen=True)
@@ -35,7 +36,7 @@ class Judgement:
         rows: policy → recommended rows, int32 [q, k].
         scores: policy → metric → per-user values; the metric to decide on comes first.
         comparisons: baseline → metric → the release compared with it.
-        shifts: of what its ranker learned from and what it was then shown; none without a ranker.
+        shifts: between what its ranker learned from and what it was then shown; none without a ranker.
     """
 
     release: Release
@@ -63,9 +64,7 @@ def recommended_rows(
     return answer_rows(release, requests, k, available, threads=threads)
 
 
-def served_features(
-    release: Release, questions: EvaluationSet, offer: Bool, seed: int, threads: int = 1
-) -> Float32:
+def served_features(release: Release, questions: EvaluationSet, offer: Bool, seed: int, threads: int = 1) -> Float32:
     """What recommend() shows the ranker, of a draw of the questions: float32 [c, len(FEATURES)], c at most 100,000.
 
     Candidates of requests with a known past alone, since it orders no others, and of what is on ``offer``.
@@ -90,7 +89,7 @@ def judge(
     k: int,
     seed: int,
     threads: int = 1,
-    learned: Float32 | None = None,
+    learned: Sequence[Float32] = (),
 ) -> Judgement:
     """The release and the baselines on the same questions.
 
@@ -102,7 +101,7 @@ def judge(
         k: places that count.
         seed: of the bootstrap.
         threads: that answer.
-        learned: a draw of the features that its ranker learned from, see Workshop.learned. None: there is no ranker.
+        learned: the features that its ranker learned from, see Workshop.learned_features().
     """
     yardstick = build_yardstick(
         questions,
@@ -124,5 +123,7 @@ def judge(
         for policy, theirs in scores.items()
         if policy != RELEASE
     }
-    shifts = [] if learned is None else feature_shift(learned, served_features(release, questions, offer, seed, threads))
+    shifts: list[FeatureShift] = []
+    if release.ranker is not None and len(learned):
+        shifts = feature_shift(learned, served_features(release, questions, offer, seed, threads))
     return Judgement(release, questions, offer, yardstick, rows, scores, comparisons, shifts)

@@ -10,7 +10,7 @@ import numpy as np
 import polars as pl
 
 from pipelines.answers import answer_requests
-from pipelines.judge import Judgement
+from pipelines.judge import SHIFTS_SHOWN, Judgement
 from pipelines.night_config import NightConfig
 from pipelines.sheets import item_cards, make_sheet
 from recsys.alignment.model import Aligner
@@ -62,6 +62,7 @@ def write_night_report(
         catalogue={policy: yardstick.catalogue(rows) for policy, rows in judgement.rows.items()},
         alignment=_alignment_curves(aligner),
         feature_importance={} if release.ranker is None else release.ranker.importance(),
+        feature_shifts=judgement.shifts[:SHIFTS_SHOWN],
         recall_by_candidates=recall_by_candidates(judgement.release, questions, config.seed),
         ndcg_by_history={
             policy: metrics.mean_by_segment(scores[main], yardstick.history)

@@ -14,7 +14,7 @@ import fcntl
 import shutil
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +27,7 @@ from sqlalchemy import Engine, func, select
 
 from pipelines.catalogue import build_catalogue
 from pipelines.encode import AlignedShop, EncodedShop, add_newest_reviews, align_shop, encode_shop
-from pipelines.judge import RELEASE, Judgement, judge
+from pipelines.judge import RELEASE, SHIFTS_SHOWN, Judgement, judge
 from pipelines.night_config import EvaluationConfig, NightConfig, load_config
 from pipelines.night_report import write_night_report
 from pipelines.recipe import RecipeConfig, Shop
@@ -48,7 +48,6 @@ from recsys.evaluation.compare import WORSE, Comparison
 from recsys.evaluation.requests import build_requests
 from recsys.histories import Float32, days_since_epoch, moment_of, read_interactions
 
-SHIFTS_KEPT = 10  # the largest, in the manifest
 LIBRARIES = ("faiss-cpu", "lightgbm", "numpy", "polars", "timm", "torch", "transformers")
 
 
@@ -138,7 +137,7 @@ def _night(engine: Engine, config: NightConfig, stages: Stages, until: datetime 
     with stages.stage("fit up to the test window"):
         twin = workshop.ranked_release(judged.windows, judged.test_start)
     with stages.stage("judge on the test window"):
-        judgement = _judge(twin, shop, judged, config, workshop.learned)
+        judgement = _judge(twin, shop, judged, config, workshop.learned_features(judged.windows))
     with stages.stage("fit to the end"):
         aligned = add_newest_reviews(aligned, encoded, items, written, shop.interactions, end, config)
         release = workshop.ranked_release(published.windows, end, aligned.vectors)
@@ -233,7 +232,7 @@ def _read_shop(items: pl.DataFrame, reviews: pl.DataFrame, events: pl.DataFrame)
     return Shop(catalogue, interactions, events)
 
 
-def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig, learned: Float32 | None) -> Judgement:
+def _judge(twin: Release, shop: Shop, split: Split, config: NightConfig, learned: Sequence[Float32]) -> Judgement:
     questions = build_requests(
         shop.events,
         split.test_start,
@@ -264,7 +263,7 @@ def _save(
         metrics={
             "evaluated_from": window.start.isoformat(),
             "evaluated_to": window.end.isoformat(),
-            "feature_shift": [asdict(shift) for shift in judgement.shifts[:SHIFTS_KEPT]],
+            "feature_shift": [asdict(shift) for shift in judgement.shifts[:SHIFTS_SHOWN]],
             **judgement.means,
         },
         code_commit=_commit(),

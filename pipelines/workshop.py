@@ -28,7 +28,7 @@ from recsys.ranking.train import Examples, join_examples, train_ranker
 from recsys.retrieval.fit import index_embeddings
 from recsys.retrieval.users import Taste
 
-LEARNED_ROWS = 100_000  # of what a ranker learned from are kept, to compare with what it is served
+LEARNED_ROWS = 100_000  # of what a ranker learned from, at most, are compared with what it is then shown
 
 
 class Workshop:
@@ -59,8 +59,6 @@ class Workshop:
         self._tuner: Tuner | None = None
         self._ranker_is_tuned = False
         self._examples: dict[tuple[datetime, datetime], list[Examples]] = {}
-        # A draw of the features that the newest ranker learned from; None where the newest release has no ranker.
-        self.learned: Float32 | None = None
 
     def ranked_release(
         self, cuts: Sequence[tuple[datetime, datetime]], as_of: datetime, newest: ItemVectors | None = None
@@ -75,13 +73,12 @@ class Workshop:
         """
         parts = [part for start, end in cuts for part in self.examples(start, end)]
         parts += [part for start, end in cuts[-1:] for part in self.examples_of_newcomers(start, end)]
-        ranker = self.learned = None
+        ranker = None
         if parts:
             examples = join_examples(parts)
             self._tune_ranker(examples)
             config = self.config
             ranker = train_ranker(examples, config.ranker, seed=config.seed, threads=config.threads)
-            self.learned = None if ranker is None else draw_rows(examples.features, LEARNED_ROWS, config.seed)
         if newest is not None and newest is not self.vectors:
             config, self._latest, self.vectors = self.config, None, newest
             self.content = index_embeddings(
@@ -192,6 +189,19 @@ class Workshop:
                 arrivals=self.shop.catalogue.created_at_days,
             )
         return self._examples[start, end]
+
+    def learned_features(self, cuts: Sequence[tuple[datetime, datetime]]) -> list[Float32]:
+        """What a ranker learns from at each of the cuts that has any examples, float32 [n, len(FEATURES)].
+
+        At most LEARNED_ROWS in all, drawn evenly from each part: a copy of everything would be as large as what the
+        ranker is trained on. Without the examples of newcomers, which differ from what is served on purpose.
+        """
+        drawn = []
+        for parts in (self.examples(start, end) for start, end in cuts):
+            share = LEARNED_ROWS / len(cuts) / max(1, sum(len(part.features) for part in parts))
+            rows = [draw_rows(each.features, int(share * len(each.features)), self.config.seed) for each in parts]
+            drawn += [np.concatenate(rows)] if rows else []
+        return drawn
 
     def examples_of_newcomers(self, start: datetime, end: datetime) -> list[Examples]:
         """What it can learn from [start, end) of items without a past: see pipelines/newcomers.py."""

@@ -55,7 +55,8 @@ class Manifest:
         code_commit: git commit it was made by, "" outside a checkout.
         config: every stage's configuration, with the numbers that the night chose for itself.
         tuning: how it chose: see Workshop.tuning_record(); {} where nothing was tuned.
-        metrics: of the same recipe fitted up to the test window; see "evaluated_from" in it.
+        metrics: of the same recipe fitted up to the test window; see "evaluated_from" in it. "feature_shift" are the
+            largest of feature_shift().
         features, sources: names in order; a release of other names is refused.
         index_kind, index_recall: see ItemIndex; of the aligned space.
         taste_index_kind, taste_index_recall: the same of the taste space.

@@ -21,6 +21,7 @@ from recsys.evaluation.wording import (
     say_moment,
     small_print,
 )
+from recsys.ranking.shift import FeatureShift
 
 OURS = "release"  # what the release is called among the policies of ReportInput
 
@@ -50,6 +51,7 @@ class ReportInput:
         catalogue: policy (OURS or a baseline) → {"coverage": share, "gini": index}.
         alignment: what is measured, with its unit → its value after each epoch.
         feature_importance: feature → total gain of its splits.
+        feature_shifts: between what the ranker learned from and what it was shown, the largest first.
         recall_by_candidates: source → (candidates kept, recall among them).
         ndcg_by_history: policy → history segment → (mean, users), as of metrics.mean_by_segment.
         examples: shoppers of the test window, with what they then bought marked.
@@ -67,6 +69,7 @@ class ReportInput:
     catalogue: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
     alignment: Mapping[str, Sequence[float]] = field(default_factory=dict)
     feature_importance: Mapping[str, float] = field(default_factory=dict)
+    feature_shifts: Sequence[FeatureShift] = ()
     recall_by_candidates: Mapping[str, Sequence[tuple[int, float]]] = field(default_factory=dict)
     ndcg_by_history: Mapping[str, Mapping[str, tuple[float, int]]] = field(default_factory=dict)
     examples: Sequence[Sheet] = ()
@@ -90,6 +93,7 @@ def night_report(report: ReportInput) -> str:
         tiles(_night_facts(report, main, best)),
         _baselines(report, best),
         _training(report),
+        _shifts(report.feature_shifts),
         _examples(report.examples),
         _costs(report),
         small_print(report.notes, report.config),
@@ -189,6 +193,23 @@ def _training(report: ReportInput) -> Html:
         note = f"Share of the gain of all splits; {len(top)} of {len(report.feature_importance)} features."
         figures.append(plot(svg, "What the ranker looks at", note))
     return section("Where the quality comes from", "", side_by_side(figures)) if figures else Html()
+
+
+def _shifts(shifts: Sequence[FeatureShift]) -> Html:
+    if not shifts:
+        return Html()
+    intro = (
+        "The features that the ranker learned from beside those that it was shown in the test window: a population "
+        "stability index (PSI) below .1 is nothing, from .1 to .25 worth a look, above .25 the feature means something "
+        "else in serving. Where a feature is the shopper's own, chance alone makes it about ten over the shoppers of a "
+        "label window plus ten over those of the test window."
+    )
+    rows = [
+        [each.feature, f"{each.psi:.3f}", f"{each.missing_in_training:.1%}", f"{each.missing_in_serving:.1%}"]
+        for each in shifts
+    ]
+    columns = ["the largest shifts", "PSI", "missing in training", "missing in serving"]
+    return section("From training to serving", intro, table(columns, rows))
 
 
 def _examples(sheets: Sequence[Sheet]) -> Html:
