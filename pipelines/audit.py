@@ -30,6 +30,7 @@ from pipelines.config import add_config_argument
 from pipelines.encode import encode_shop
 from pipelines.night_config import NightConfig, load_config
 from recsys.artifacts import read_manifest
+from recsys.content import picture_file
 from recsys.data.database import current_database
 from recsys.data.load import load_items
 from recsys.data.releases import find_release, live_release
@@ -112,7 +113,7 @@ def audit_items(items: pl.DataFrame, seen: Seen, images: Path, threads: int = 1,
 def _duplicates(items: pl.DataFrame, seen: Seen, images: Path, threads: int) -> list[pl.DataFrame]:
     paths, families = items["images"].to_list(), items["family"].to_list()
     pictures, differences = same_pictures(
-        likely_pairs(seen.pictures, threads), lambda row: images / paths[row][0] if paths[row] else None
+        likely_pairs(seen.pictures, threads), lambda row: picture_file(paths[row], images)
     )
     texts = [
         item_text(*each) for each in items.select("title", "description", "category", "brand", "attributes").iter_rows()
@@ -175,7 +176,7 @@ def _disagreements(items: pl.DataFrame, fit: Disagreement) -> pl.DataFrame:
 def _missing(items: pl.DataFrame, seen: Seen) -> pl.DataFrame:
     pictured, worded = seen.pictures.any(axis=1), seen.words.any(axis=1)
     rows = np.flatnonzero(~pictured | ~worded)
-    given = [len(paths) > 0 for paths in items["images"].to_list()]
+    given = [picture_file(paths, Path()) is not None for paths in items["images"].to_list()]
     notes = []
     for row in rows.tolist():
         picture = "" if pictured[row] else "a picture that cannot be read" if given[row] else "no picture"

@@ -23,6 +23,7 @@ from recsys.alignment.model import Aligner
 from recsys.alignment.reviews import pool_reviews
 from recsys.alignment.spaces import LikenessSpace, fit_space, save_spaces
 from recsys.alignment.train import train_alignment
+from recsys.content import picture_file
 from recsys.encoders import Encoded, encode_images, encode_texts, load_image_encoder
 from recsys.encoders.text import item_text
 from recsys.histories import Int32, Interactions, days_since_epoch
@@ -92,7 +93,7 @@ def encode_shop(
     """
     cache = Path(config.paths.cache)
     root = Path(config.paths.images)
-    pictures = [root / paths[0] if len(paths) else None for paths in items["images"].to_list()]
+    pictures = [picture_file(paths, root) for paths in items["images"].to_list()]
     fields = items.select("title", "description", "category", "brand", "attributes").iter_rows()
     images = encode_images(pictures, config.image_encoder, cache, progress, threads=config.threads)
     texts = encode_texts(

@@ -42,10 +42,14 @@ def reviewed_text(reviews: Iterable[tuple[str | None, int]]) -> str:
 
 
 def picture_file(images: Sequence[str], root: Path) -> Path | None:
-    """The file of an item's first picture, None where it has none; an address is kept, but is no picture."""
-    if not len(images) or "://" in images[0] or images[0].startswith("data:"):
-        return None
-    return root / images[0]
+    """The first of an item's pictures that is a file, None where none is; an address is kept, but not fetched.
+
+    >>> picture_file(["https://shop.example/dress.jpg", "images/dress.jpg"], Path("shop")).as_posix()
+    'shop/images/dress.jpg'
+    """
+    files = (image for image in images if "://" not in image and not image.startswith("data:"))
+    first = next(files, None)
+    return None if first is None else root / first
 
 
 def _plain(text: str | None) -> str:
