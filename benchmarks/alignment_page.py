@@ -1,7 +1,7 @@
 """Write docs/alignment.md from what the benchmarks measured, with plots, and picture sheets of the demonstration shop.
 
-    python -m benchmarks.alignment_page --crossmodal FILE [FILE ...] [--reviews FILE] [--codes FILE [FILE ...]]
-        [--align FILE] [--search FILE] [--threads N]
+    python -m benchmarks.alignment_page --crossmodal FILE [FILE ...] [--sizes FILE [FILE ...]] [--reviews FILE]
+        [--codes FILE [FILE ...]] [--align FILE] [--search FILE] [--threads N]
 
 The files are what the benchmarks of these names wrote with ``--json``; several of ``benchmarks.crossmodal`` may be of
 one data set (each with some methods). Pictures on the page are of the demonstration shop, which is made up. The prose
@@ -11,8 +11,7 @@ stands in alignment_page.md beside this file.
 import argparse
 import json
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from string import Template
 from textwrap import fill
@@ -22,6 +21,15 @@ import matplotlib
 from matplotlib.figure import Figure
 from PIL import Image
 
+from benchmarks.alignment_goals import (
+    KEPT,
+    RESCORED,
+    Measured,
+    Result,
+    against_goals,
+    filtered,
+    interval_of,
+)
 from benchmarks.alignment_sheet import QUERIES, SHOP, draw_sheet, search_demo_shop
 from benchmarks.crossmodal import HUBS_LEFT, HUBS_TAKEN
 from benchmarks.reviews import ABOUT, default_against_plain
@@ -30,20 +38,18 @@ matplotlib.use("Agg")
 PAGE = Path("docs/alignment.md")
 PROSE = Path(__file__).with_suffix(".md")
 MEASURES = ("recall@1", "recall@5", "recall@10", "mrr", "map")
-KEPT = {"neighbours_kept_without_image": "without picture", "neighbours_kept_without_text": "without words"}
-FLOATS = "float, exact scan"  # these are rows of benchmarks.codes
-ALONE, RESCORED = ", Hamming distance alone", ", rescored from vectors on disk"
+ALONE = ", Hamming distance alone"  # of a row of benchmarks.codes
 CODES = {"random rotations": "plain (random rotations)", "ITQ": "learned (ITQ)"}
 CORRECTED = (
     "The default has its hubs taken back, these single objectives have not. Beside the best of them with its hubs "
     "taken back too, what is left is what the ensemble brings by itself:"
 )
-Result = Mapping[str, Any]
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--crossmodal", type=Path, nargs="+", required=True)
+    parser.add_argument("--sizes", type=Path, nargs="+", default=[], help="of benchmarks.crossmodal with --fit")
     parser.add_argument("--reviews", type=Path)
     parser.add_argument("--codes", type=Path, nargs="+", default=[])
     parser.add_argument("--align", type=Path)
@@ -59,6 +65,7 @@ def main() -> None:
         codes=[_read(file) for file in arguments.codes],
         align=_read(arguments.align)["rows"] if arguments.align else [],
         search=_read(arguments.search)["rows"] if arguments.search else [],
+        sizes=[_read(file) for file in arguments.sizes],
     )
     for name, result in measured.crossmodal.items():
         plot(result["rows"], pictures / f"{name}.png")
@@ -73,23 +80,6 @@ def main() -> None:
         pictures=pictures.name,
     )
     arguments.page.write_text(page, encoding="utf-8")
-
-
-@dataclass(frozen=True)
-class Measured:
-    """What the benchmarks wrote, as far as it was given.
-
-    Attributes:
-        crossmodal: data set → what benchmarks.crossmodal said of it.
-        reviews, codes: as benchmarks.reviews and benchmarks.codes wrote them.
-        align, search: the rows of benchmarks.align and benchmarks.search.
-    """
-
-    crossmodal: Mapping[str, Result]
-    reviews: Result | None = None
-    codes: Sequence[Result] = ()
-    align: Sequence[Result] = ()
-    search: Sequence[Result] = ()
 
 
 def _read(file: Path) -> dict[str, Any]:
@@ -110,99 +100,12 @@ def _by_data_set(files: Sequence[Path]) -> dict[str, Result]:
     return dict(merged)
 
 
-@dataclass(frozen=True)
-class Goal:
-    """One number to reach, and what was reached.
-
-    Attributes:
-        what: where it was measured, and what.
-        bound: it should be at least this; at most, where ``at_most``.
-        form: of both numbers, as str.format() has it.
-        besides: what else must hold, and in which words the page tells of it.
-    """
-
-    what: str
-    bound: float
-    reached: float
-    form: str = "{:.3f}"
-    at_most: bool = False
-    besides: tuple[bool, str] = (True, "")
-
-    @property
-    def met(self) -> bool:
-        enough = self.reached <= self.bound if self.at_most else self.reached >= self.bound
-        return enough and self.besides[0]
-
-
-def against_goals(measured: Measured) -> Iterator[str]:
-    """What was set out to reach, as far as it was measured, as a table in Markdown; nothing where it was not at all."""
-    goals = list(_goals(measured))
-    if not goals:
-        return
-    yield "## What we set out to reach\n"
-    yield "| what | goal | reached | |"
-    yield "|---|---:|---:|---|"
-    for goal in goals:
-        bound, reached = goal.form.format(goal.bound), goal.form.format(goal.reached) + goal.besides[1]
-        sign, verdict = "≤" if goal.at_most else "≥", "met" if goal.met else "**missed**"
-        yield f"| {goal.what} | {sign} {bound} | {reached} | {verdict} |"
-    yield ""
-
-
-def _goals(measured: Measured) -> Iterator[Goal]:
-    default = {name: _default(result) for name, result in measured.crossmodal.items()}
-    if row := default.get("fashion_small"):
-        for measure, least in (("recall@1", 0.38), ("recall@10", 0.87)):
-            yield Goal(f"fashion_small, text→image: {measure}", least, row[measure])
-    for name, result in measured.crossmodal.items():
-        for line in result["comparison"]:
-            sure = line["low"] is not None and line["low"] > 0
-            what = f"{name}, {line['direction']}: recall@1, times the best single objective ({line['best']})"
-            if line["mean_a"]:
-                interval = f", difference {_interval(line)}"
-                yield Goal(what, 1.1, line["mean_b"] / line["mean_a"], besides=(sure, interval))
-    for name, row in default.items():
-        for measure, part in KEPT.items():
-            if row and row.get(measure) is not None:
-                yield Goal(f"{name}: share of the ten nearest that an item {part} keeps", 0.85, row[measure])
-    for result in measured.codes:
-        for asked, floats, codes in _codes_of_256_bits(result):
-            where = f"{result['dataset']}, {asked}: 256-bit codes, rescored"
-            yield Goal(f"{where}: share of the floats' recall@100", 0.98, codes["recall@100"] / floats["recall@100"])
-            size = codes["bytes_per_item"] / floats["bytes_per_item"]
-            yield Goal(f"{where}: share of the floats' bytes", 1 / 8, size, at_most=True)
-    for row in measured.align:
-        if row["items"] == 44_000 and row.get("threads", 2) <= 2:  # 2 is the default; earlier files do not say
-            yield Goal("training of 44,000 products on two cores, seconds", 180, row["train_s"], "{:.0f}", True)
-    for row in measured.search:
-        what = f"words searched among {row['items']:,} items{_filtered(row)}, p50: milliseconds beside the encoder's"
-        yield Goal(what, 5, row["added_p50_ms"], "{:.1f}", True)
-
-
-def _default(result: Result) -> Result | None:
-    """The row of the default, text→image."""
-    rows = (row for row in result["rows"] if (row["method"], row["direction"]) == ("default", "text→image"))
-    return next(rows, None)
-
-
-def _codes_of_256_bits(result: Result) -> Iterator[tuple[str, Result, Result]]:
-    """What is asked, with the rows of the floats and of learned codes of 256 bits that are rescored."""
-    for asked in dict.fromkeys(row["queries"] for row in result["rows"]):
-        rows = [row for row in result["rows"] if row["queries"] == asked]
-        floats = [row for row in rows if row["method"] == FLOATS]
-        codes = [row for row in rows if (row["method"], row["bits"]) == ("ITQ" + RESCORED, 256)]
-        if floats and codes:
-            yield asked, floats[0], codes[0]
-
-
-def _filtered(row: Result) -> str:
-    return ", filtered" if row["filtered"] else ""
-
-
 def sections(measured: Measured, pictures: str) -> Iterator[str]:
     """All that was measured; ``pictures`` is the folder of the plots, as the page names it."""
     for name, result in measured.crossmodal.items():
         yield section(name, result, f"{pictures}/{name}.png")
+    if measured.sizes:
+        yield sizes_section(measured.sizes)
     if measured.reviews:
         yield reviews_section(measured.reviews)
     for result in measured.codes:
@@ -278,17 +181,10 @@ def _compared(comparison: Sequence[Result]) -> list[str]:
         ratio = f"{line['mean_b'] / line['mean_a']:.2f} times as many; " if line["mean_a"] else ""
         said = (
             f"- {line['direction']}: the default finds {line['mean_b']:.3f} first, the best single objective "
-            f"({line['best']}) {line['mean_a']:.3f}: {ratio}difference {line['difference']:+.3f}, {_interval(line)}."
+            f"({line['best']}) {line['mean_a']:.3f}: {ratio}difference {line['difference']:+.3f}, {interval_of(line)}."
         )
         lines.append(_wrapped(said, hanging="  "))
     return lines
-
-
-def _interval(line: Result) -> str:
-    """``95% interval +0.020 to +0.072`` of a Comparison as a dictionary."""
-    if line["low"] is None:
-        return "too few products for an interval"
-    return f"{line['confidence']:.0%} interval {line['low']:+.3f} to {line['high']:+.3f}"
 
 
 def _cell(value: float | None, best: float | None) -> str:
@@ -301,6 +197,29 @@ def _cell(value: float | None, best: float | None) -> str:
 def _wrapped(prose: str, hanging: str = "") -> str:
     """Lines of 120 characters at most, as the page's other prose."""
     return fill(prose, 120, subsequent_indent=hanging, break_long_words=False, break_on_hyphens=False)
+
+
+def sizes_section(results: Sequence[Result]) -> str:
+    """How much of recall@1 is there with fewer products to learn from: the mean of both directions."""
+    lines = [
+        "## How many products it takes",
+        "",
+        _wrapped(
+            "The same questions of smaller shops: the right product is first, the mean of both directions, by how many "
+            "products there are to learn from."
+        ),
+        "",
+    ]
+    for name in dict.fromkeys(result["dataset"] for result in results):
+        mine = sorted((r for r in results if r["dataset"] == name), key=lambda r: int(r["protocol"]["fit_products"]))
+        lines.append(f"| {name} | " + " | ".join(f"{r['protocol']['fit_products']:,}" for r in mine) + " |")
+        lines.append("|---|" + "---:|" * len(mine))
+        for method in dict.fromkeys(row["method"] for result in mine for row in result["rows"]):
+            found = [[row["recall@1"] for row in r["rows"] if row["method"] == method] for r in mine]
+            cells = [f"{sum(each) / len(each):.3f}" if each else "–" for each in found]
+            lines.append(f"| {method} | " + " | ".join(cells) + " |")
+        lines.append("")
+    return "\n".join(lines)
 
 
 def reviews_section(result: Result) -> str:
@@ -332,7 +251,8 @@ def reviews_section(result: Result) -> str:
     if gained is not None:
         said = (
             f"Over these {gained.n} traits the default pooling differs by {gained.difference:+.3f} from the plain mean "
-            f"of an item's reviews, {_interval(gained.as_dict())} (paired bootstrap over the traits): {gained.verdict}."
+            f"of an item's reviews, {interval_of(gained.as_dict())} (paired bootstrap over the traits): "
+            f"{gained.verdict}."
         )
         lines += ["", _wrapped(said)]
     return "\n".join(lines) + "\n"
@@ -406,7 +326,7 @@ def times_section(trained: Sequence[Result], searched: Sequence[Result]) -> str:
         ]
         times = ("encoder_p50_ms", "service_p50_ms", "added_p50_ms", "encoder_p99_ms", "service_p99_ms")
         for row in searched:
-            lines.append(f"| {row['items']:,}{_filtered(row)} | {' | '.join(f'{row[time]:.1f}' for time in times)} |")
+            lines.append(f"| {row['items']:,}{filtered(row)} | {' | '.join(f'{row[time]:.1f}' for time in times)} |")
         lines.append("")
     return "\n".join(lines)
 

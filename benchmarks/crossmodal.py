@@ -1,13 +1,15 @@
 """Search across modalities: a picture for a text, a text for a picture, over products never trained on.
 
     python -m benchmarks.crossmodal --products FILE --images DIR [--json FILE] [--methods NAME ...] [--pairs FILE]
+        [--fit N]
 
 FILE is Parquet, CSV or JSON lines with the columns product_id, title, description, category (H&M's articles are read as
 they are); DIR holds ``<product_id>.jpg``, or .png, .webp and the like. Products without an id, a picture or words are
 left out, and so is what comes twice; the protocol counts them. Split by product 80/10/10 (seed 0): fitted on the first
 part, the best epoch taken by the second, measured on the third, every query against all test products. Ties count
 against a method. mAP is of the products with a category, where there are two categories. ``--pairs`` names purchases,
-for the rows that learn from them.
+for the rows that learn from them; ``--fit N`` asks the same questions of a shop that has N products to learn from, and
+an eighth as many to take the best epoch by.
 
 Rows of the default are named "default". It is compared, query by query (paired bootstrap), with the best of the rows
 that train one objective alone: as they are, and once more with their hubs taken back as the default's are. Every row
@@ -46,6 +48,7 @@ from recsys.encoders import (
 from recsys.evaluation.compare import compare, compare_all
 
 SEED = 0
+MIN_FIT = 16  # products to learn from
 FEW = 100  # test products, below which a lucky tenth answer says little
 # After a method's name: the same aligner, its likeness the other way.
 HUBS_LEFT, HUBS_TAKEN = ", hubs left", ", hubs taken back"
@@ -63,6 +66,7 @@ def main() -> None:
     parser.add_argument("--text-model", default=TextEncoderConfig.model)
     parser.add_argument("--cache", type=Path, default=Path("var/cache"))
     parser.add_argument("--threads", type=int, default=2, help="methods trained beside each other")
+    parser.add_argument("--fit", type=int, metavar="N", help="learn from so many of the products: a smaller shop")
     arguments = parser.parse_args()
     wanted = arguments.methods or list(METHODS)
     if unknown := set(wanted) - set(METHODS):
@@ -150,6 +154,11 @@ def prepare(products: Products, arguments: argparse.Namespace) -> tuple[Material
         concepts["image"] = Concepts(*image_encoder.classifier, names=read.vectors)
     order = np.random.default_rng(SEED).permutation(len(both))
     fit, watch, test = np.split(order, [len(both) * 8 // 10, len(both) * 9 // 10])
+    if arguments.fit is not None:
+        if not MIN_FIT <= arguments.fit <= len(fit):
+            raise SystemExit(f"--fit: expected {MIN_FIT} to {len(fit)} products, came {arguments.fit}")
+        fit, watch = fit[: arguments.fit], watch[: max(1, arguments.fit // 8)]
+        left_out["beyond --fit"] = len(both) - len(fit) - len(watch) - len(test)
     pairs = np.zeros((0, 2), np.int32)
     if arguments.pairs:
         pairs = read_pairs(arguments.pairs, [products.ids[row] for row in both.tolist()])

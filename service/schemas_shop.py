@@ -174,9 +174,7 @@ class ItemBody(Body):
     price_cents: int | None = Field(None, ge=0, le=LARGEST_INT)
     in_stock: bool = True
     attributes: Attributes = Field({}, description="name → value, or name → values")
-    images: Images = Field(
-        [], description="paths or URLs; the first path is the one compared"
-    )
+    images: Images = Field([], description="paths or URLs; the first path is the one compared")
     created_at: Arrival | None = Field(None, description="when the shop first offered it; ISO 8601 with an offset")
 
 

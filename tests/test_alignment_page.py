@@ -14,7 +14,7 @@ from PIL import Image
 
 from benchmarks import alignment_page as page
 from benchmarks import alignment_sheet
-from benchmarks.alignment_page import Measured, against_goals
+from benchmarks.alignment_goals import Measured, against_goals, codes_of_256_bits
 from benchmarks.alignment_sheet import GAP, LABEL, SHOWN, SIDE, Card, Row, cards_of, draw_sheet, some_of_each
 from benchmarks.codes import exact, hamming_only, measure, rescored_from_disk
 from benchmarks.reviews import default_against_plain
@@ -163,6 +163,14 @@ def test_costs_stand_once_for_each_aligner() -> None:
     assert alone[-1].startswith("| CCA, hubs taken back |")
 
 
+def test_smaller_shops_stand_in_columns_by_size() -> None:
+    few, many = ([row_of("CCA", a), row_of("CCA", b, "image→text")] for a, b in ((0.2, 0.4), (0.5, 0.7)))
+    shops = [result_of("hm", many), result_of("hm", few)]
+    shops[0]["protocol"]["fit_products"] = 2_000
+    told = [line for line in page.sizes_section(shops).splitlines() if line.startswith("|")]
+    assert told == ["| hm | 72 | 2,000 |", "|---|---:|---:|", "| CCA | 0.300 | 0.600 |"]
+
+
 def reviews_of(gain: float, n_traits: int = 8) -> list[dict[str, Any]]:
     traits = {f"trait {number}": 0.3 + number / 100 for number in range(n_traits)}
     better = {trait: value + gain for trait, value in traits.items()}
@@ -205,7 +213,7 @@ def test_the_page_knows_the_names_that_the_codes_have() -> None:
     result = {"dataset": "made up", "items": 200, "dim": 16, "k": 100, "rows": rows}
     names = [line.split(" | ")[0] for line in page.codes_section(result).splitlines() if line.startswith("| ")]
     assert names == ["| codes", "| float, exact scan", "| plain (random rotations)", "| learned (ITQ)"]
-    assert len(list(page._codes_of_256_bits(result))) == 1
+    assert len(list(codes_of_256_bits(result))) == 1
 
 
 def test_codes_alone_and_rescored_share_a_row() -> None:
