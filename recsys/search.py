@@ -9,7 +9,7 @@ torch is loaded by the first query that needs it, or by whoever warms the releas
 """
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -67,7 +67,7 @@ class SearchConfig:
         depth: candidates that each side may bring.
         rank_base: k of reciprocal rank fusion: 1 / (k + rank).
         meaning, words: weights of the two sides in it.
-        reviews: weight of BM25 over the reviews, beside 1 for what the shop says.
+        reviews: weight of BM25 over the reviews, beside 1 for what the shop says; a word that both say counts once.
         literal: added where an item says every word of the query, times how telling the words are (0 to 1).
         common: a word that this share of a large catalogue says is passed over where the query has a rarer one.
     """
@@ -75,7 +75,7 @@ class SearchConfig:
     depth: int = 200
     rank_base: float = 20.0
     meaning: float = 1.0
-    words: float = 2.0
+    words: float = 1.0
     reviews: float = 1.0
     literal: float = 0.2
     common: float = 0.2
@@ -90,7 +90,7 @@ class Found:
         meaning: float32 [c], cosine to the query less what the item owes to being a hub, see recsys/alignment/hubs.py;
             NaN where the query or the item has no vector.
         said: float32 [c], BM25 over what the shop says; 0 where it says none of the words.
-        reviewed: float32 [c], the same over the reviews.
+        reviewed: float32 [c], what the reviews add to it.
         literal: float32 [c], see SearchConfig.literal; 0 unless every word is said.
     """
 
@@ -186,7 +186,8 @@ def _candidates(
     if words and release.search is not None:
         n_items = len(release.item_ids)
         said = sum_words(release.search.words, words, n_items, config.common)
-        reviewed = sum_words(release.search.reviews, words, n_items, config.common)
+        beside = said if config.reviews else None
+        reviewed = sum_words(release.search.reviews, words, n_items, config.common, beside, config.reviews)
         brought.append(best_by_word(said, reviewed, config.reviews, allowed, config.depth))
         brought.append(said.whole[allowed[said.whole]][: config.depth])
     rows = np.unique(np.concatenate(brought)) if brought else np.zeros(0, np.int32)
@@ -232,35 +233,65 @@ class Said:
 
     Attributes:
         total: float32 [n], BM25; 0 where none of the words is said.
-        words: of each word the rows that say it, int32, ascending, and the most that it adds to any of them.
+        postings: word → the rows that say it, int32, ascending, and what it adds to each, float32.
         whole: int32, ascending, where every word is said.
         telling: 0 to 1, the mean idf of the words as a share of that of a word that one item alone says.
     """
 
     total: Float32
-    words: list[tuple[Int32, float]]
+    postings: Mapping[str, tuple[Int32, Float32]]
     whole: Int32
     telling: float
 
+    def at(self, word: str, rows: Int32) -> Float32:
+        """What a word adds to each of ``rows``, float32 [r]."""
+        holders, values = self.postings.get(word, (rows[:0], np.zeros(0, np.float32)))
+        if len(holders) == 0:
+            return np.zeros(len(rows), np.float32)
+        places = np.minimum(holders.searchsorted(rows), len(holders) - 1)
+        return np.where(holders[places] == rows, values[places], np.float32(0))
 
-def sum_words(index: WordIndex, words: Sequence[str], n_items: int, common: float) -> Said:
-    """Work is in the number of items that say a word, and not in that of the catalogue."""
+
+def sum_words(
+    index: WordIndex,
+    words: Sequence[str],
+    n_items: int,
+    common: float,
+    said: Said | None = None,
+    weight: float = 1.0,
+) -> Said:
+    """Work is in the number of items that say a word, and not in that of the catalogue.
+
+    Args:
+        index: of what is said.
+        words: of the query, each once.
+        n_items: of the catalogue.
+        common: see SearchConfig.
+        said: of another index. A word that both say counts once, by the one in which it counts more: what is summed is
+            what this index, counting ``weight``, adds to the other.
+        weight: above 0 where ``said`` is given.
+    """
     holders = {word: index.holders(word) for word in words}
     # A query of common words alone still has an answer.
-    telling = [word for word, n in holders.items() if n <= common * n_items or n_items < SMALL_CATALOGUE]
-    kept = telling if any(holders[word] for word in telling) else list(holders)
+    rare = [word for word, n in holders.items() if n <= common * n_items or n_items < SMALL_CATALOGUE]
+    kept = rare if any(holders[word] for word in rare) else list(holders)
     kept.sort(key=lambda word: holders[word])
-    postings = [index.postings(word) for word in kept]
-    said = [(rows, values) for rows, values in postings if len(rows)]
-    # Zeros for a million items cost more than most words do: where nothing is said, one stands for all.
-    total = np.zeros(n_items, np.float32) if said else np.broadcast_to(np.float32(0), n_items)
-    for rows, values in said:
-        total[rows] += values
-    whole = postings[0][0] if postings else np.zeros(0, np.int32)
-    for rows, _ in postings[1:]:
+    postings = {word: index.postings(word) for word in kept}
+    whole = postings[kept[0]][0] if kept else np.zeros(0, np.int32)
+    for rows, _ in list(postings.values())[1:]:
         whole = whole[_among(rows, whole)]
-    weight = float(np.mean([idf(holders[word], n_items) for word in kept])) / idf(1, n_items) if kept else 0.0
-    return Said(total, [(rows, float(values.max())) for rows, values in said], whole, min(weight, 1.0))
+    if said is not None:
+        postings = {
+            word: (rows, np.maximum(values - said.at(word, rows) / np.float32(weight), 0))
+            for word, (rows, values) in postings.items()
+        }
+    postings = {word: (rows, values) for word, (rows, values) in postings.items() if len(rows)}
+    # Zeros for a million items cost more than most words do: where nothing is said, one stands for all.
+    total = np.zeros(n_items, np.float32) if postings else np.broadcast_to(np.float32(0), n_items)
+    for rows, values in postings.values():
+        total[rows] += values
+    telling = float(np.mean([idf(holders[word], n_items) for word in kept])) / idf(1, n_items) if kept else 0.0
+    return Said(total, postings, whole, min(telling, 1.0))
 
 
 def _among(ascending: Int32, rows: Int32) -> npt.NDArray[np.bool_]:
@@ -279,7 +310,11 @@ def best_by_word(said: Said, reviewed: Said, weight: float, allowed: npt.NDArray
 
     Source: MaxScore, Turtle and Flood 1995.
     """
-    words = said.words + [(rows, weight * most) for rows, most in reviewed.words]
+    words = [
+        (rows, scale * float(values.max()))
+        for scale, source in ((1.0, said), (weight, reviewed))
+        for rows, values in source.postings.values()
+    ]
     words.sort(key=lambda word: len(word[0]))
     left = sum(most for _, most in words)
 
@@ -336,7 +371,7 @@ def _why(
     asked = " and ".join(
         what for what, given in ((f"“{query.words}”", query.words), ("the picture", query.picture)) if given is not None
     )
-    by_words = words > meaning
+    by_words = words >= meaning
     says = "Says" if found.literal[place] > 0 else "Matches"
     return (
         Reason(

@@ -168,7 +168,14 @@ def test_the_best_by_word_are_those_of_the_whole_sum_though_common_words_are_not
     said, reviewed, allowed = texts(6), texts(12), rng.random(n_items) < share
     for _ in range(50):
         words = [f"word{number}" for number in rng.choice(n_words, rng.integers(1, 5), replace=False)]
-        sums = [sum_words(index, words, n_items, common=1.0) for index in (said, reviewed)]
+        sums = [sum_words(said, words, n_items, common=1.0)]
+        sums.append(sum_words(reviewed, words, n_items, 1.0, sums[0], 0.5))
+        by_word = [
+            np.maximum(*(weight * sum_words(index, [word], n_items, 1.0).total for index, weight in both))
+            for both in [((said, 1.0), (reviewed, 0.5))]
+            for word in words
+        ]
+        assert sums[0].total + 0.5 * sums[1].total == pytest.approx(np.sum(by_word, axis=0), abs=1e-4)
         scores = np.where(allowed, sums[0].total + 0.5 * sums[1].total, 0)
         best = best_by_word(*sums, 0.5, allowed, depth)
         expected = np.sort(scores[scores > 0])[::-1][:depth]
