@@ -2,8 +2,9 @@
 
 An aligner is a small ensemble. Each member has a head per modality and a fusion of its own; the members' unit-norm
 outputs are laid side by side and compressed to ``dim`` by one linear map that all modalities share, so everything stays
-in one space. Independent members disagree where they are unsure, and their sum ranks better than any one of them at no
-cost to whoever searches: the vector that leaves is ``dim`` wide.
+in one space. One further member is linear and computed, see train_alignment(). Independent members disagree where they
+are unsure, and their sum ranks better than any one of them at no cost to whoever searches: the vector that leaves is
+``dim`` wide.
 """
 
 import copy
