@@ -208,11 +208,10 @@ def test_more_items_than_there_is_room_for_wait_for_the_night(sqlite_engine: Eng
         assert dropped_items(service) >= 2
 
 
-@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
-def test_a_single_put_does_not_wait_behind_a_batch(
-    plain: tuple[TestClient, Service], sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
-) -> None:
-    client, service = plain
+def held_up(
+    client: TestClient, service: Service, monkeypatch: pytest.MonkeyPatch
+) -> tuple[list[list[str]], threading.Event]:
+    """The thread at work on item "first" until the event is set, and a list of what it takes together."""
     make, looked = service.newcomers.make, []
     busy, go_on = threading.Event(), threading.Event()
 
@@ -225,6 +224,15 @@ def test_a_single_put_does_not_wait_behind_a_batch(
     monkeypatch.setattr(service.newcomers, "make", note_and_wait)
     client.put("/v1/items/first", json={"title": "Being embedded"})
     assert busy.wait(30)
+    return looked, go_on
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "elsewhere"])
+def test_a_single_put_does_not_wait_behind_a_batch(
+    plain: tuple[TestClient, Service], sqlite_engine: Engine, monkeypatch: pytest.MonkeyPatch, elsewhere: bool
+) -> None:
+    client, service = plain
+    looked, go_on = held_up(client, service, monkeypatch)
     many = [f"many-{number:02}" for number in range(40)]
     if elsewhere:
         put_items(sqlite_engine, [{"item_id": item_id} for item_id in many])
@@ -247,18 +255,7 @@ def test_where_there_is_no_room_a_single_put_takes_the_place_of_one_of_a_batch(
     put_items(sqlite_engine, items())
     publish(sqlite_engine, tmp_path)
     with serve(sqlite_engine, settings_for(sqlite_engine, late_items=3)) as (client, service):
-        make, looked = service.newcomers.make, []
-        busy, go_on = threading.Event(), threading.Event()
-
-        def note_and_wait(release: Any, item_ids: list[str], version: str) -> Any:
-            looked.extend(item_ids)
-            busy.set()
-            assert go_on.wait(30)
-            return make(release, item_ids, version)
-
-        monkeypatch.setattr(service.newcomers, "make", note_and_wait)
-        client.put("/v1/items/first", json={"title": "Being embedded"})
-        assert busy.wait(30)
+        looked, go_on = held_up(client, service, monkeypatch)
         before = dropped_items(service)
         service.newcomers.offer(["many-0", "many-1", "many-2", "many-3"])
         service.newcomers.offer(["single"])
@@ -266,7 +263,7 @@ def test_where_there_is_no_room_a_single_put_takes_the_place_of_one_of_a_batch(
         service.newcomers.offer(["a", "pair"])  # no better than those that wait
         go_on.set()
         service.newcomers.flush()
-        assert looked == ["first", "single", "one", "another"]
+        assert looked == [["first"], ["single", "one", "another"]]
         assert dropped_items(service) - before == 1 + 3 + 2
 
 
