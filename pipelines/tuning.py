@@ -23,11 +23,10 @@ from recsys.retrieval.fit import (
     IndexedContent,
     TablesConfig,
     copurchase_of,
-    decayed_transitions,
     linear_of,
     trending_scores,
 )
-from recsys.retrieval.items import ItemTable, log_transition_weights, top_table
+from recsys.retrieval.items import ItemTable
 from recsys.retrieval.links import read_links
 from recsys.retrieval.retrieve import (
     SOURCES,
@@ -45,24 +44,15 @@ WEIGHTS = (0.0, 0.25, 0.5, 1.0, 2.0, 4.0)
 DEFAULT_WEIGHTS = RetrievalConfig().fusion_weight
 # Each list holds the default: a night that starts from another value must be able to come back to it.
 HALF_LIVES_DAYS = (0.5, 1.0, 2.0, 4.0, 8.0, 16.0, 32.0)
-LOG_SCALES = (0.1, 0.3, 1.0, 3.0, 10.0)
 SHRINKAGES = (0.0, 1.0, 4.0, 16.0, 64.0)
-PENALTIES = (50.0, 150.0, 500.0)  # each of these four costs an inverse
-CONTENT_WEIGHTS = (0.0, 1.0, 3.0, 10.0)
-ATTRIBUTE_WEIGHTS = (0.0, 2.0, 6.0, 20.0)
+PENALTIES = (50.0, 150.0, 500.0)  # each costs an inverse
 SOLVED_TOGETHER = (4_000, 16_000)  # items of the linear model: the larger one where that pays, a matrix of 1 GiB
 RESERVE = 0.5  # of the time, which no inverse may take: what each source is worth matters more
 # Leaves, learning rate, smallest leaf: from coarse trees for few requests to fine ones for many.
 SHAPES = ((7, 0.08, 400), (15, 0.05, 200), (31, 0.05, 100))
-TUNED_TABLES = (
-    "trending_half_life_days",
-    "log_scale",
-    "shrinkage",
-    "linear_penalty",
-    "linear_content",
-    "linear_attributes",
-    "linear_items",
-)
+# Not the scale inside the logarithm, nor what content counts in the linear model: chosen by what a table finds alone,
+# they made the first stage better and the ranked list worse.
+TUNED_TABLES = ("trending_half_life_days", "shrinkage", "linear_penalty", "linear_items")
 DEPTHS = (100, 150, 200)
 FEW = 20  # requests, below which a standard error says nothing, and every number stays
 ENOUGH = 100  # things taken that say whether anything is taken twice, and how deep a list must be
@@ -297,12 +287,6 @@ def tune_tables(
         rank[order] = np.arange(1, n_items + 1)
         return everybody.ndcg([rank[mine] for mine in everybody.wanted])
 
-    counts = cache(lambda: decayed_transitions(events, n_items, config))
-
-    def by_transitions(tried: TablesConfig) -> Float64:
-        table = top_table(log_transition_weights(counts(), tried.log_scale), tried.neighbours)
-        return table_ndcg(inner, table, decay["transitions"])
-
     def by_copurchase(tried: TablesConfig) -> Float64:
         return table_ndcg(inner, copurchase_of(events, n_items, tried), decay["copurchase"])
 
@@ -312,14 +296,9 @@ def tune_tables(
 
     trials: list[tuple[str, Sequence[Any], Callable[[TablesConfig], Float64]]] = [
         ("trending_half_life_days", HALF_LIVES_DAYS, by_trend),
-        ("log_scale", LOG_SCALES, by_transitions),
         ("shrinkage", SHRINKAGES, by_copurchase),
         ("linear_penalty", PENALTIES, by_linear),
     ]
-    if content.embeddings.any():
-        trials.append(("linear_content", CONTENT_WEIGHTS, by_linear))
-    if content.attribute_vectors is not None:
-        trials.append(("linear_attributes", ATTRIBUTE_WEIGHTS, by_linear))
     if n_items > SOLVED_TOGETHER[0]:  # the dearest last; a smaller shop is solved whole already
         trials.append(("linear_items", SOLVED_TOGETHER, by_linear))
     for key, values, judge in trials:

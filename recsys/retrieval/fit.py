@@ -183,7 +183,7 @@ def fit_retrieval(
 
 def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> dict[str, ItemTable]:
     """The tables that only count: transitions, adjacent, reversed, copurchase."""
-    decayed = decayed_transitions(events, n_items, config)
+    decayed = transition_counts(events, n_items, max_distance=config.max_distance, distance_power=config.distance_power)
     adjacent = transition_counts(events, n_items, max_distance=1, distance_power=0.0)
     weights = log_transition_weights(decayed, config.log_scale)
     k = config.neighbours
@@ -193,11 +193,6 @@ def count_tables(events: Interactions, n_items: int, config: TablesConfig) -> di
         "reversed": top_table(weights.T.tocsr(), k),
         "copurchase": copurchase_of(events, n_items, config),
     }
-
-
-def decayed_transitions(events: Interactions, n_items: int, config: TablesConfig) -> sparse.csr_matrix:
-    """What follows what, the nearer the more; see transition_counts()."""
-    return transition_counts(events, n_items, max_distance=config.max_distance, distance_power=config.distance_power)
 
 
 def copurchase_of(events: Interactions, n_items: int, config: TablesConfig) -> ItemTable:
