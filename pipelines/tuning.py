@@ -51,7 +51,7 @@ RESERVE = 0.5  # of the time, which no inverse may take: what each source is wor
 # Leaves, learning rate, smallest leaf: from coarse trees for few requests to fine ones for many.
 SHAPES = ((7, 0.08, 400), (15, 0.05, 200), (31, 0.05, 100))
 # Not the scale inside the logarithm, nor what content counts in the linear model: chosen by what a table finds alone,
-# they made the first stage better and the ranked list worse.
+# they made the first stage better and the ranked list no better.
 TUNED_TABLES = ("trending_half_life_days", "shrinkage", "linear_penalty", "linear_items")
 DEPTHS = (100, 150, 200)
 FEW = 20  # requests, below which a standard error says nothing, and every number stays
