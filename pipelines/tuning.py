@@ -19,13 +19,7 @@ from recsys.errors import require_at_least
 from recsys.evaluation.requests import EvaluationSet
 from recsys.histories import Float32, Float64, Histories, Interactions, read_histories
 from recsys.ranking.train import Examples, RankerConfig, draw_examples, try_ranker
-from recsys.retrieval.fit import (
-    IndexedContent,
-    TablesConfig,
-    copurchase_of,
-    linear_of,
-    trending_scores,
-)
+from recsys.retrieval.fit import IndexedContent, TablesConfig, copurchase_of, linear_of, trending_scores
 from recsys.retrieval.items import ItemTable
 from recsys.retrieval.links import read_links
 from recsys.retrieval.retrieve import (

@@ -194,10 +194,8 @@ def dropped_items(service: Service) -> float:
     return service.metrics.registry.get_sample_value("recsys_late_items_total", {"outcome": "dropped"}) or 0.0
 
 
-def test_more_items_than_there_is_room_for_wait_for_the_night(sqlite_engine: Engine, tmp_path: Path) -> None:
-    put_items(sqlite_engine, items())
-    publish(sqlite_engine, tmp_path)
-    with serve(sqlite_engine, settings_for(sqlite_engine, late_items=2)) as (client, service):
+def test_more_items_than_there_is_room_for_wait_for_the_night(sqlite_shop: Engine) -> None:
+    with serve(sqlite_shop, settings_for(sqlite_shop, late_items=2)) as (client, service):
         for number in range(4):
             client.put(f"/v1/items/new-{number}", json={"title": "New"})
             service.newcomers.flush()
@@ -250,11 +248,9 @@ def test_a_single_put_does_not_wait_behind_a_batch(
 
 
 def test_where_there_is_no_room_a_single_put_takes_the_place_of_one_of_a_batch(
-    sqlite_engine: Engine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    sqlite_shop: Engine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put_items(sqlite_engine, items())
-    publish(sqlite_engine, tmp_path)
-    with serve(sqlite_engine, settings_for(sqlite_engine, late_items=3)) as (client, service):
+    with serve(sqlite_shop, settings_for(sqlite_shop, late_items=3)) as (client, service):
         looked, go_on = held_up(client, service, monkeypatch)
         before = dropped_items(service)
         service.newcomers.offer(["many-0", "many-1", "many-2", "many-3"])
