@@ -135,7 +135,7 @@ def _missing(found: pl.DataFrame | None, cards: ItemCards) -> Html:
 
 def _card(item_id: str, cards: ItemCards, images: Path, caption: str = "") -> SheetItem:
     row = cards[item_id]
-    picture = row["first_image"]
+    picture = row["picture"]
     return SheetItem(
         item_id=item_id,
         title=row["title"] or item_id,

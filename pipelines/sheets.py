@@ -12,6 +12,7 @@ import polars as pl
 from pipelines.config import add_config_argument, load_paths
 from pipelines.contact_sheet import save_contact_sheet
 from recsys.artifacts import Release, load_release
+from recsys.content import picture_file
 from recsys.data.database import current_database
 from recsys.data.load import load_items, load_user_history
 from recsys.data.releases import live_release
@@ -24,9 +25,10 @@ ItemCards = Mapping[str, Mapping[str, Any]]
 
 
 def item_cards(items: pl.DataFrame) -> ItemCards:
-    """item_id → what a sheet shows of it."""
-    shown = items.select("item_id", "title", "price_cents", "category", first_image=pl.col("images").list.first())
-    return {row["item_id"]: row for row in shown.iter_rows(named=True)}
+    """item_id → what a sheet shows of it; ``picture`` is a relative path, None where it has no picture."""
+    shown = items.select("item_id", "title", "price_cents", "category")
+    pictures = (picture_file(images, Path()) for images in items["images"].to_list())
+    return {row["item_id"]: {**row, "picture": picture} for row, picture in zip(shown.iter_rows(named=True), pictures)}
 
 
 def make_sheet(
@@ -44,7 +46,7 @@ def make_sheet(
 
     def card(item_id: str, caption: str) -> SheetItem:
         row = cards.get(item_id, {})
-        price, picture = row.get("price_cents"), row.get("first_image")
+        price, picture = row.get("price_cents"), row.get("picture")
         return SheetItem(
             item_id=item_id,
             title=row.get("title") or item_id,

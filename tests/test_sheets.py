@@ -3,13 +3,14 @@
 from datetime import timedelta
 from pathlib import Path
 
+import polars as pl
 import pytest
 from PIL import Image
 from service_shop import CUTOFF, items, publish
 from sqlalchemy import Engine
 
 from pipelines.cli import main
-from pipelines.sheets import make_sheet
+from pipelines.sheets import item_cards, make_sheet
 from recsys.data.store import put_items
 from recsys.request import Request, Slate
 
@@ -50,3 +51,12 @@ def test_a_moment_before_the_cut_off_is_answered_with_both_moments(
 def test_without_a_release_it_says_how_to_get_one(config: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["sheet", "u01", "--config", str(config)]) == 2
     assert "run recsys retrain first" in capsys.readouterr().err
+
+
+def test_a_card_shows_the_picture_that_is_compared() -> None:
+    images = [["https://shop.example/a.jpg", "images/a.jpg"], ["https://shop.example/b.jpg"], []]
+    items = pl.DataFrame(
+        {"item_id": ["a", "b", "c"], "title": "A", "price_cents": 1, "category": "B", "images": images},
+        schema_overrides={"images": pl.List(pl.String)},
+    )
+    assert [card["picture"] for card in item_cards(items).values()] == [Path("images/a.jpg"), None, None]
